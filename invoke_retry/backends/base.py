@@ -1,0 +1,241 @@
+"""What a backend is, and what it must promise.
+
+A backend keeps records and says when one is due. It knows nothing of services, attempts or
+policies: what happens to a record is decided by the pure functions of `machine`, and a backend
+makes each of them one guarded write.
+
+The promises, held by `invoke_retry.testing.conformance`:
+
+1. When `accept` returns, the record is kept: in memory as long as the process, else for good.
+2. A transition through a claim stands only while the claim's token is the record's: a late one
+   answers False and changes nothing.
+3. A record is given to the runner when it is due, never earlier, and to one holder at a time.
+4. A service that has much due delays no other.
+5. An outcome is never changed, and a record without a delivered outcome is never pruned.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Concatenate, ParamSpec, Protocol
+
+from invoke_retry.clock import Clock
+from invoke_retry.durations import Duration, seconds_of, shown
+from invoke_retry.models import State
+from invoke_retry.record import Record
+
+T = ParamSpec("T")
+Transition = Callable[Concatenate[Record, T], None]
+
+DEFAULT_MAX_BYTES = 1_048_576
+DAY = 86_400.0
+
+
+class Claim:
+    """A record that is held for one attempt or one delivery, or for one after the other.
+
+    Attributes:
+        record: What is held. In memory it is the record itself, elsewhere a copy.
+        token: The record's token when it was taken. If it is another now, the claim is lost.
+        slot: The service whose slot the runner holds for it.
+    """
+
+    __slots__ = ("record", "slot", "token")
+
+    def __init__(self, record: Record) -> None:
+        self.record = record
+        self.token = record.token
+        self.slot: str | None = None
+
+
+class Runner(Protocol):
+    """Who runs what is due, as a backend sees it. None of this blocks or awaits."""
+
+    def admits(self, service: str) -> bool:
+        """Whether an attempt of the service, or a delivery to it, may begin now."""
+        ...
+
+    def has_room(self) -> bool:
+        """Whether any may begin."""
+        ...
+
+    def start(self, claim: Claim) -> None:
+        """Begin. When it is over, the runner calls `Backend.wake`."""
+        ...
+
+    def ended(self, record: Record) -> None:
+        """The backend itself has recorded an outcome: a deadline or `park_for` has passed."""
+        ...
+
+    def lost(self, cid: str) -> None:
+        """Somebody else has taken the invocation, or decided over it: stop running it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What `search` looks for, newest first; None means any."""
+
+    state: State | None = None
+    target: str | None = None
+    source: str | None = None
+    error_type: str | None = None
+    limit: int = 100
+    after: str | None = None
+
+    def fits(self, record: Record) -> bool:
+        """Whether the record is one of them, *limit* and *after* apart."""
+        return (
+            (self.state is None or record.state == self.state)
+            and (self.target is None or record.target == self.target)
+            and (self.source is None or record.source == self.source)
+            and (
+                self.error_type is None
+                or ((error := record.error) is not None and error.type == self.error_type)
+            )
+        )
+
+
+class Backend(ABC):
+    """Where background invocations wait. It belongs to one coordinator, and is opened once.
+
+    Every method but the constructor is called in the coordinator's event loop. Cancelling one
+    leaves each record either wholly changed or wholly unchanged.
+
+    Args:
+        max_waiting: How many unfinished invocations are kept at most. Default: no limit.
+        max_bytes: How many bytes of JSON a payload, a context or a response may take.
+        retention: How long finished invocations are kept, in seconds or as a timedelta.
+        dead_retention: How long dead letters are.
+        park_for: How long parked ones may wait for what they miss, until they fail.
+
+    Attributes:
+        durable: Whether what is kept survives the process.
+    """
+
+    durable: bool = True
+
+    def __init__(
+        self,
+        *,
+        max_waiting: int | None = None,
+        max_bytes: int = DEFAULT_MAX_BYTES,
+        retention: Duration = 7 * DAY,
+        dead_retention: Duration = 30 * DAY,
+        park_for: Duration = 7 * DAY,
+    ) -> None:
+        self.max_waiting = None if max_waiting is None else at_least("max_waiting", max_waiting, 1)
+        self.max_bytes = at_least("max_bytes", max_bytes, 1)
+        self.retention = seconds_of("retention", retention)
+        self.dead_retention = seconds_of("dead_retention", dead_retention)
+        self.park_for = seconds_of("park_for", park_for)
+
+    @abstractmethod
+    async def open(self, clock: Clock, runner: Runner | None) -> None:
+        """Get ready; then give *runner* what is due. Without a runner nothing is run here.
+
+        Raises:
+            BackendError: It cannot be opened; nothing was changed.
+        """
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Let go of everything. Nothing is held any more when it is called."""
+
+    @abstractmethod
+    def pause(self) -> None:
+        """Give the runner nothing more but what it still holds."""
+
+    @abstractmethod
+    def wake(self) -> None:
+        """The runner has room again."""
+
+    @abstractmethod
+    async def accept(self, record: Record) -> Record:
+        """Keep a new record, due at `record.due`.
+
+        Returns:
+            The record, or the one that has its cid already.
+
+        Raises:
+            BackendFull: There are `max_waiting` of them.
+            BackendError: It may or may not be kept.
+        """
+
+    @abstractmethod
+    async def apply(
+        self, claim: Claim, transition: Transition[T], *args: T.args, **kwargs: T.kwargs
+    ) -> bool:
+        """Make a transition of a record that is held; False if the claim was lost.
+
+        Raises:
+            BackendError: It was not written; the claim stands.
+        """
+
+    @abstractmethod
+    async def amend(
+        self, cid: str, transition: Transition[T], *args: T.args, **kwargs: T.kwargs
+    ) -> Record:
+        """Make a transition from outside, whoever holds the record.
+
+        Returns:
+            The record after it.
+
+        Raises:
+            InvocationNotFound: There is no such record.
+            IllegalTransition: Its state does not allow it; nothing was changed.
+        """
+
+    @abstractmethod
+    async def get(self, cid: str) -> Record:
+        """The record as it is now.
+
+        Raises:
+            InvocationNotFound: There is no such record.
+        """
+
+    @abstractmethod
+    async def outcome(self, cid: str) -> Record:
+        """Wait until the record has an outcome.
+
+        Raises:
+            InvocationNotFound: There is no such record, or it was pruned meanwhile.
+        """
+
+    @abstractmethod
+    async def search(self, query: Query) -> Sequence[Record]:
+        """Records that fit, newest first."""
+
+    @abstractmethod
+    async def counts(self) -> dict[State, int]:
+        """How many records are in each state; those of a final state count after pruning, too."""
+
+    @abstractmethod
+    def is_idle(self) -> bool:
+        """Whether nothing waits, runs or is to be delivered; what is parked does not count.
+
+        Asked of a backend that is not durable.
+        """
+
+    @abstractmethod
+    async def unfinished(self) -> Sequence[Record]:
+        """Records that are neither finished nor dead. Asked of a backend that is not durable."""
+
+
+def at_least(name: str, value: object, least: int) -> int:
+    """*value* if it is an int of at least *least*.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name} is {shown(value)}, but must be an int of at least {least}")
+    return value
+
+
+def without_password(url: str) -> str:
+    """A URL that can be shown."""
+    return re.sub(r"(?<=://)[^/?#]*@", "***@", url)

@@ -1,0 +1,158 @@
+"""Who is running, and the ids that tie an invocation together."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from contextvars import ContextVar
+from random import Random, SystemRandom
+from typing import TYPE_CHECKING, Any, Self
+
+from pydantic_core import CoreSchema, core_schema
+
+from invoke_retry.durations import shown
+
+if TYPE_CHECKING:
+    from invoke_retry.coordinator import InvokeRetry
+
+SYSTEM_RANDOM: Random = SystemRandom()
+"""Not the `random` module's own source: a `random.seed(1)` of the application would make the ids
+of two processes collide, and a private `Random` repeats itself in a forked child."""
+
+_DIGITS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_PAIRS = tuple(a + b for a in _DIGITS for b in _DIGITS)
+_FORM = re.compile(r"K0[0-7][0-9A-HJKMNP-TV-Z]{25}")
+
+
+class CorrelationId(str):
+    """The id of an invocation: `K` and 27 Crockford base32 digits of 128 bits, 28 characters.
+
+    A `str`, so that it can be stored and sent as one; a class of its own, so that a caller can
+    tell "handed over to the background" from a response that is a string.
+
+    Raises:
+        ValueError: The text has not this form.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, text: object) -> Self:
+        if not isinstance(text, str) or _FORM.fullmatch(text) is None:
+            raise ValueError(
+                f"{shown(text)} is no correlation id: expected K0, one digit of 0-7 and 25 "
+                "Crockford base32 digits; CorrelationId.from_key(...) makes one from any text"
+            )
+        return str.__new__(cls, text)
+
+    @classmethod
+    def new(cls, random: Random = SYSTEM_RANDOM) -> Self:
+        """A fresh id of 128 random bits."""
+        return cls._of_bits(random.getrandbits(128))
+
+    @classmethod
+    def from_key(cls, key: object) -> Self:
+        """The id that belongs to a natural key such as `order-4711`: the same key, the same id.
+
+        The first 128 bits of the SHA-256 of the key's UTF-8 form.
+
+        Raises:
+            ValueError: The key is empty or is no valid text (lone surrogates).
+        """
+        if not isinstance(key, str) or not key:
+            raise ValueError(f"the key is {shown(key)}, but must be a str of 1 or more characters")
+        digest = hashlib.sha256(key.encode()).digest()
+        return cls._of_bits(int.from_bytes(digest[:16], "big"))
+
+    @classmethod
+    def _of_bits(cls, n: int) -> Self:
+        p = _PAIRS
+        return str.__new__(
+            cls,
+            f"K0{p[n >> 120]}{p[n >> 110 & 1023]}{p[n >> 100 & 1023]}{p[n >> 90 & 1023]}"
+            f"{p[n >> 80 & 1023]}{p[n >> 70 & 1023]}{p[n >> 60 & 1023]}{p[n >> 50 & 1023]}"
+            f"{p[n >> 40 & 1023]}{p[n >> 30 & 1023]}{p[n >> 20 & 1023]}{p[n >> 10 & 1023]}"
+            f"{p[n & 1023]}",
+        )
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> CoreSchema:
+        from_text = core_schema.no_info_after_validator_function(
+            cls, core_schema.str_schema(strict=True)
+        )
+        return core_schema.json_or_python_schema(
+            json_schema=from_text,
+            python_schema=core_schema.union_schema(
+                [core_schema.is_instance_schema(cls), from_text], mode="left_to_right"
+            ),
+            serialization=core_schema.to_string_ser_schema(),
+        )
+
+
+class Caller:
+    """Who invokes, where no service does: a name and a cid, see `InvokeRetry.caller`."""
+
+    __slots__ = ("call", "cid", "name")
+
+    def __init__(self, name: str, cid: str, call: Call | None = None) -> None:
+        self.name = name
+        self.cid = cid
+        self.call = call
+
+
+class Call:
+    """One attempt under way, as the service that runs in it sees it.
+
+    Attributes:
+        retry: The coordinator that makes the attempt.
+        service: The name of the service.
+        attempt: The number of this attempt, from 1; in a callback, of the delivery attempt.
+        repeats: How many attempts may follow the first one.
+        cid: The id of the invocation.
+        orig_cid: The id of whoever invoked it.
+    """
+
+    # Made for every inline call: no __init__, which would cost as much as a hand-written loop.
+    __slots__ = ("_cid", "_origin", "attempt", "repeats", "retry", "service")
+
+    retry: InvokeRetry
+    service: str
+    attempt: int
+    repeats: int
+    _cid: str | None
+    _origin: Call | Caller | None
+
+    @property
+    def cid(self) -> CorrelationId:
+        if self._cid is None:  # inline ids are made when somebody looks
+            self._cid = self.retry.new_cid()
+        return self._cid  # type: ignore[return-value]
+
+    @property
+    def orig_cid(self) -> str:
+        return (self._origin or self.retry.own_caller).cid
+
+    @property
+    def name(self) -> str:
+        return self.service
+
+    def __repr__(self) -> str:
+        return f"<Call {self.service} {self.attempt}/{1 + self.repeats} {self.cid}>"
+
+
+here: ContextVar[Call | Caller | None] = ContextVar("invoke_retry.here", default=None)
+
+
+def current_call() -> Call:
+    """The attempt that the running code is part of.
+
+    Raises:
+        LookupError: No service is running here.
+    """
+    now = here.get()
+    call = now.call if isinstance(now, Caller) else now
+    if call is None:
+        raise LookupError(
+            "no service is running here; current_call() works inside a service that a "
+            "coordinator runs, and in what it awaits"
+        )
+    return call

@@ -1,0 +1,105 @@
+"""An exception as text: bounded, printable, without locals, whatever the exception does."""
+
+from __future__ import annotations
+
+import traceback
+from types import TracebackType
+
+from invoke_retry.errors import group_members
+from invoke_retry.models import ErrorInfo
+
+MESSAGE_LIMIT = 2_000
+TRACEBACK_LIMIT = 8_000
+_FRAMES_LIMIT = 20
+_CHAIN_LIMIT = 5
+_MEMBERS_LIMIT = 5
+
+
+def printable(text: str, limit: int = MESSAGE_LIMIT) -> str:
+    """*text* with everything that a terminal or JSON could stumble over written as an escape.
+
+    Args:
+        limit: How many characters to keep at most; a cut is marked.
+    """
+    cut = len(text) - limit
+    if cut > 0:
+        text = text[:limit]
+    if not text.isprintable():
+        text = "".join(
+            c if c.isprintable() else c.encode("unicode_escape", "replace").decode() for c in text
+        )
+        if len(text) > limit:
+            cut = max(cut, 0) + len(text) - limit
+            text = text[:limit]
+    return f"{text}... ({cut} more characters)" if cut > 0 else text
+
+
+def type_name(error: BaseException) -> str:
+    """The qualified name of the error's class, without `builtins.`."""
+    cls = type(error)
+    name = f"{cls.__module__}.{cls.__qualname__}"
+    return printable(name.removeprefix("builtins."), 500)
+
+
+def message_of(error: BaseException) -> str:
+    """The error's own text, or a remark where it has none to give."""
+    try:
+        return printable(str(error))
+    except Exception as broken:  # a broken __str__ must not hide the failure
+        return f"<its text cannot be made: {type_name(broken)}>"
+
+
+def error_info(error: BaseException) -> ErrorInfo:
+    """The error as it is stored and told."""
+    return ErrorInfo(type=type_name(error), message=message_of(error))
+
+
+def describe(error: BaseException) -> str:
+    """The error on one line."""
+    message = message_of(error)
+    return f"{type_name(error)}: {message}" if message else type_name(error)
+
+
+def render_traceback(error: BaseException) -> str:
+    """The traceback as text: source lines but no locals, the newest frames and the nearest causes.
+
+    The standard formatter walks a chain to its end and a group to its last leaf; an error can be
+    made so that this takes seconds. Here each dimension has a limit.
+    """
+    parts: list[str] = []
+    seen: set[int] = set()
+    link: BaseException | None = error
+    joint = ""
+    while link is not None and id(link) not in seen and len(seen) < _CHAIN_LIMIT:
+        seen.add(id(link))
+        parts.append(_one(link) + joint)
+        if link.__cause__ is not None:
+            link, joint = link.__cause__, "\n\nwhich was the direct cause of:\n\n"
+        elif link.__suppress_context__:
+            link = None
+        else:
+            link, joint = link.__context__, "\n\nwhile it was handled, came:\n\n"
+    if link is not None:
+        parts.append(f"(more causes are not shown){joint}")
+    text = "".join(reversed(parts))
+    if len(text) > TRACEBACK_LIMIT:
+        text = f"... ({len(text) - TRACEBACK_LIMIT} more characters)\n{text[-TRACEBACK_LIMIT:]}"
+    return text
+
+
+def _one(error: BaseException) -> str:
+    lines = [*_frames(error.__traceback__), describe(error)]
+    members = group_members(error) or ()
+    lines += [f"  | {describe(member)}" for member in members[:_MEMBERS_LIMIT]]
+    if len(members) > _MEMBERS_LIMIT:
+        lines.append(f"  | ... ({len(members) - _MEMBERS_LIMIT} more)")
+    return "\n".join(lines)
+
+
+def _frames(tb: TracebackType | None) -> list[str]:
+    if tb is None:
+        return []
+    frames = traceback.extract_tb(tb, limit=-_FRAMES_LIMIT)
+    text = "".join(traceback.format_list(frames))
+    encoded = text.encode("utf-8", "backslashreplace").decode()
+    return ["Traceback (most recent call last):", encoded.rstrip("\n")]

@@ -1,0 +1,220 @@
+"""Attempts in the caller's own task.
+
+A cancellation belongs to the caller. It may come as `CancelledError`, which passes through; or a
+target may have turned it into an error of its own, which shows in the task's cancellation count;
+or it comes from an anyio scope, which cancels again at the next checkpoint. So the count is
+compared with what it was at entry (some libraries leave it raised), and there is a checkpoint
+before every repeat.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from random import Random
+from typing import Any
+
+from invoke_retry import events
+from invoke_retry.clock import Clock
+from invoke_retry.correlation import Call, here
+from invoke_retry.errors import RetriesExhausted
+from invoke_retry.failure import describe, error_info
+from invoke_retry.logs import Log
+from invoke_retry.models import Reason, utc_time
+from invoke_retry.policy import RetryPolicy, decide, is_retryable
+from invoke_retry.registry import Service
+
+
+class Inline:
+    """An invocation whose attempts are made here; made when the plain first attempt is not enough.
+
+    Args:
+        call: The call under way; its `attempt` is moved on.
+        task: The caller's task.
+        cancelling: The task's cancellation count at entry.
+    """
+
+    __slots__ = (
+        "_arguments",
+        "_attempt_began",
+        "_began",
+        "_call",
+        "_cancelling",
+        "_clock",
+        "_hooks",
+        "_log",
+        "_policy",
+        "_random",
+        "_service",
+        "_task",
+    )
+
+    def __init__(
+        self,
+        call: Call,
+        service: Service[Any, Any],
+        arguments: tuple[Any, ...],
+        policy: RetryPolicy,
+        task: asyncio.Task[Any] | None,
+        cancelling: int,
+        *,
+        clock: Clock,
+        random: Random,
+        hooks: events.Hooks,
+        log: Log,
+    ) -> None:
+        self._call = call
+        self._service = service
+        self._arguments = arguments
+        self._policy = policy
+        self._task = task
+        self._cancelling = cancelling
+        self._clock = clock
+        self._random = random
+        self._hooks = hooks
+        self._log = log
+        self._began = self._attempt_began = clock.monotonic()
+
+    async def run(self) -> Any:
+        """Make all attempts.
+
+        Raises:
+            RetriesExhausted: The policy allows no more, with the last error as its cause.
+            Exception: A permanent error of the target, as it is.
+        """
+        token = here.set(self._call)
+        try:
+            response = await self.attempt()
+        except Exception as error:
+            if self.is_cancelled():
+                await self.cancel(error)
+            wait = self.judge(error)
+            if wait is None:
+                raise
+        else:
+            return self.succeeded(response)
+        finally:
+            here.reset(token)
+        return await self.repeat(wait)
+
+    async def repeat(self, wait: float) -> Any:
+        """Wait, and make the further attempts."""
+        call = self._call
+        while True:
+            await asyncio.sleep(wait)
+            call.attempt += 1
+            token = here.set(call)
+            try:
+                response = await self.attempt()
+            except Exception as error:
+                if self.is_cancelled():
+                    await self.cancel(error)
+                again = self.judge(error)
+                if again is None:
+                    raise
+                wait = again
+            else:
+                return self.succeeded(response)
+            finally:
+                here.reset(token)
+
+    async def attempt(self) -> Any:
+        """Make one attempt, within the policy's limits."""
+        if self._hooks:
+            self._attempt_began = self._clock.monotonic()
+            self._hooks.emit(
+                events.AttemptStarted(
+                    at=utc_time(self._clock.utc()), cid=self._call.cid, target=self._service.name,
+                    attempt=self._call.attempt, repeats=self._policy.repeats, background=False,
+                )
+            )  # fmt: skip
+        limit, what = self._limit()
+        if limit is None:
+            return await self._service.function(*self._arguments)
+        scope = asyncio.timeout(limit)
+        try:
+            async with scope:
+                return await self._service.function(*self._arguments)
+        except TimeoutError as error:
+            if not scope.expired():
+                raise
+            raise TimeoutError(what) from error
+
+    def _limit(self) -> tuple[float | None, str]:
+        policy, attempt = self._policy, self._call.attempt
+        timeout, deadline = policy.timeout, policy.deadline
+        if deadline is not None:
+            left = max(0.0, self._began + deadline - self._clock.monotonic())
+            if timeout is None or left <= timeout:
+                return left, f"cut off in attempt {attempt} by the deadline of {deadline:g} s"
+        if timeout is not None:
+            return timeout, f"attempt {attempt} took longer than its timeout of {timeout:g} s"
+        return None, ""
+
+    def is_cancelled(self) -> bool:
+        """Whether the caller was cancelled meanwhile."""
+        return self._task is not None and self._task.cancelling() > self._cancelling
+
+    async def cancel(self, error: BaseException) -> None:
+        """Give the caller the cancellation that the target turned into *error*."""
+        await asyncio.sleep(0)  # here an anyio scope cancels again, with its own message
+        raise asyncio.CancelledError from error
+
+    def judge(self, error: Exception, then: str = "again") -> float | None:
+        """Decide over a failed attempt: the seconds to wait, or None to raise the error as it is.
+
+        Raises:
+            RetriesExhausted: There is nothing left to repeat.
+        """
+        service, policy, call = self._service, self._policy, self._call
+        elapsed = 0.0 if policy.deadline is None else self._clock.monotonic() - self._began
+        late = policy.deadline is not None and elapsed >= policy.deadline
+        if not late and not is_retryable(error, service.retry_on, service.give_up_on):
+            self._tell_failure(error, None, "permanent")
+            self._log.attempt_failed(call, error, "gave up (permanent)")
+            return None
+        wait = decide(policy, call.attempt, elapsed, error, self._random)
+        if isinstance(wait, str):
+            self._tell_failure(error, None, wait)
+            self._log.attempt_failed(call, error, f"gave up ({wait})")
+            raise RetriesExhausted(
+                call.cid, service.name, call.attempt, wait, describe(error)
+            ) from error
+        self._tell_failure(error, wait, None)
+        self._log.attempt_failed(call, error, f"{then} in {wait:.3g} s")
+        return wait
+
+    def succeeded(self, response: Any) -> Any:
+        """Tell the hooks; the response goes back to the caller."""
+        if self._hooks:
+            self._tell_outcome("succeeded", None)
+        return response
+
+    def _tell_failure(self, error: Exception, wait: float | None, reason: Reason | None) -> None:
+        if not self._hooks:
+            return
+        call, at, target = self._call, utc_time(self._clock.utc()), self._service.name
+        self._hooks.emit(
+            events.AttemptFailed(
+                at=at, cid=call.cid, target=target, attempt=call.attempt,
+                repeats=self._policy.repeats, background=False, error=error_info(error),
+                seconds=max(0.0, self._clock.monotonic() - self._attempt_began),
+            )
+        )  # fmt: skip
+        if reason is not None:
+            self._tell_outcome(reason, error)
+        elif wait is not None:
+            self._hooks.emit(
+                events.Waiting(
+                    at=at, cid=call.cid, target=target, attempt=call.attempt + 1, seconds=wait,
+                    background=False,
+                )
+            )  # fmt: skip
+
+    def _tell_outcome(self, reason: Reason, error: Exception | None) -> None:
+        self._hooks.emit(
+            events.Outcome(
+                at=utc_time(self._clock.utc()), cid=self._call.cid, target=self._service.name,
+                ok=error is None, reason=reason, attempts=self._call.attempt,
+                error=error_info(error) if error else None, background=False,
+            )
+        )  # fmt: skip

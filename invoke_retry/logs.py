@@ -1,0 +1,94 @@
+"""The package's log lines: printable, without payloads or messages of errors, bounded in number."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from invoke_retry.clock import Clock, running_clock
+from invoke_retry.correlation import Call
+from invoke_retry.failure import type_name
+
+logger = logging.getLogger("invoke_retry")
+
+LINES_PER_MINUTE = 50
+_FEW = 6
+_MINUTE = 60.0
+_KEYS_LIMIT = 10_000
+
+
+class Log:
+    """Writes one line an occurrence, until there are too many of a kind in a minute.
+
+    While a dependency is down every invocation fails alike. The lines of one kind are then held
+    back, and the next one that is written says how many were.
+
+    Args:
+        clock: None: that of the running loop.
+    """
+
+    def __init__(self, clock: Clock | None = None) -> None:
+        self._clock = clock
+        self._windows: dict[tuple[str, str], _Window] = {}
+
+    def attempt_failed(self, call: Call, error: BaseException, then: str) -> None:
+        """One line for one failed attempt of a target or a callback."""
+        if not logger.isEnabledFor(logging.WARNING):
+            return
+        note = self._may("attempt", call.service)
+        if note is not None:
+            logger.warning(
+                "%s failed (%d/%d) %s: %s; %s%s",
+                call.service,
+                call.attempt,
+                1 + call.repeats,
+                call.cid,
+                type_name(error),
+                then,
+                note,
+            )
+
+    def problem(self, kind: str, text: str, *args: Any, error: BaseException | None = None) -> None:
+        """Something is wrong with the background itself; a traceback at most once a minute."""
+        note = self._may("problem", kind, lines=_FEW)
+        if note is not None:
+            first = self._windows["problem", kind].lines == 1
+            logger.error(text + note, *args, exc_info=error if first else None)
+
+    def notable(self, kind: str, text: str, *args: Any) -> None:
+        """Something that a person should know of one invocation."""
+        note = self._may("notable", kind)
+        if note is not None:
+            logger.warning(text + note, *args)
+
+    def left(self, cids: list[str], total: int) -> None:
+        """Ids whose outcome nobody was told; never held back."""
+        logger.error("left with %d outcomes that were not delivered: %s", total, " ".join(cids))
+
+    def _may(self, family: str, kind: str, lines: int = LINES_PER_MINUTE) -> str | None:
+        """What to add to the line, or None if it is held back."""
+        now = (self._clock or running_clock()).monotonic()
+        window = self._windows.get((family, kind))
+        if window is None:
+            if len(self._windows) >= _KEYS_LIMIT:
+                self._windows.clear()
+            window = self._windows[family, kind] = _Window(now)
+        note = ""
+        if now - window.since >= _MINUTE:
+            if window.held_back:
+                note = f" ({window.held_back} more like this since then were not logged)"
+            window.since, window.lines, window.held_back = now, 0, 0
+        if window.lines >= lines:
+            window.held_back += 1
+            return None
+        window.lines += 1
+        return note
+
+
+class _Window:
+    __slots__ = ("held_back", "lines", "since")
+
+    def __init__(self, since: float) -> None:
+        self.since = since
+        self.lines = 0
+        self.held_back = 0

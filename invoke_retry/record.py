@@ -1,0 +1,250 @@
+"""All that is known of one background invocation, as backends keep it, and how people see it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from invoke_retry.correlation import CorrelationId
+from invoke_retry.models import (
+    Attempt,
+    CallbackPayload,
+    ErrorInfo,
+    Invocation,
+    Reason,
+    State,
+    utc_time,
+)
+from invoke_retry.policy import RetryPolicy
+from invoke_retry.storable import load_any
+
+HISTORY_LIMIT = 100
+
+# final states, from which nothing but pruning follows; `dead` can still be redelivered
+FINAL: frozenset[State] = frozenset(("succeeded", "failed", "cancelled"))
+
+
+class Failure(NamedTuple):
+    """A failed attempt as it is kept."""
+
+    error: ErrorInfo
+    traceback: str | None = None
+
+
+class PastAttempt(NamedTuple):
+    """An attempt that is over; times in seconds since the Unix epoch."""
+
+    number: int
+    started_at: float
+    ended_at: float
+    failure: Failure | None
+
+
+class Outcome(NamedTuple):
+    """What became of an invocation; recorded once, never changed."""
+
+    reason: Reason
+    at: float
+    response: bytes | None = None
+    response_omitted: str | None = None
+    error: ErrorInfo | None = None
+
+
+class Record:
+    """One background invocation. Only `machine` changes it once it is accepted.
+
+    `*_at` is in seconds since the Unix epoch. `due` and `began` are on the coordinator's monotonic
+    clock; a backend that outlives the process translates them.
+
+    Attributes:
+        state: Where its life stands.
+        token: Grows whenever somebody takes it or decides over it; proves who came last.
+        due: When something happens to it next: an attempt, a delivery, or the end of its keeping.
+            None while somebody holds it.
+        began: Since when the deadline counts: of the invocation, and after the outcome of its
+            callback.
+        attempts: Calls of the target made or begun.
+        deliveries: Calls of the callback made or begun since the outcome, or since redelivery.
+        attempt_at: When the attempt under way began.
+        first_at: When the first attempt began.
+        failure: The latest failed attempt.
+    """
+
+    __slots__ = (
+        "attempt_at",
+        "attempts",
+        "began",
+        "callback",
+        "cid",
+        "context",
+        "created_at",
+        "deliveries",
+        "delivery_error",
+        "due",
+        "first_at",
+        "history",
+        "orig_cid",
+        "outcome",
+        "parked_because",
+        "payload",
+        "policy",
+        "resubmit_of",
+        "source",
+        "state",
+        "target",
+        "token",
+    )
+
+    def __init__(
+        self,
+        cid: CorrelationId,
+        target: str,
+        callback: str | None,
+        source: str,
+        orig_cid: str,
+        payload: bytes | None,
+        context: bytes | None,
+        policy: RetryPolicy,
+        created_at: float,
+        began: float,
+        due: float,
+        resubmit_of: CorrelationId | None = None,
+    ) -> None:
+        self.cid = cid
+        self.target = target
+        self.callback = callback
+        self.source = source
+        self.orig_cid = orig_cid
+        self.payload = payload
+        self.context = context
+        self.policy = policy
+        self.created_at = created_at
+        self.began = began
+        self.due: float | None = due
+        self.resubmit_of = resubmit_of
+        self.state: State = "waiting"
+        self.token = 0
+        self.attempts = 0
+        self.deliveries = 0
+        self.attempt_at: float | None = None
+        self.first_at: float | None = None
+        self.history: list[PastAttempt] | None = None
+        self.outcome: Outcome | None = None
+        self.delivery_error: ErrorInfo | None = None
+        self.parked_because: str | None = None
+
+    @property
+    def service(self) -> str:
+        """The service that is called next: the target, and after the outcome the callback."""
+        return self.target if self.outcome is None else self.callback or self.target
+
+    @property
+    def deadline(self) -> float | None:
+        """When the invocation must be over, on the monotonic clock; None without a limit."""
+        limit = self.policy.deadline
+        return None if limit is None or self.outcome is not None else self.began + limit
+
+    @property
+    def error(self) -> ErrorInfo | None:
+        """The error of the outcome, or of the latest attempt."""
+        if self.outcome is not None:
+            return self.outcome.error
+        failure = self.history[-1].failure if self.history else None
+        return failure.error if failure else None
+
+    def same_request(self, other: Record) -> bool:
+        """Whether the other asks for the same, whatever its policy."""
+        return (
+            self.target == other.target
+            and self.callback == other.callback
+            and self.payload == other.payload
+            and self.context == other.context
+        )
+
+
+def callback_payload(record: Record) -> CallbackPayload:
+    """What the callback is told; the same bytes however often it is made."""
+    outcome = record.outcome
+    assert outcome is not None
+    return CallbackPayload(
+        ok=outcome.reason == "succeeded",
+        source=record.source,
+        target=record.target,
+        retry_repeats=record.policy.repeats,
+        retry_seconds=record.policy.seconds,
+        call_cid=record.cid,
+        orig_cid=record.orig_cid,
+        req_ts_utc=_time(record.first_at),
+        context=load_any(record.context),
+        response=load_any(outcome.response),
+        response_omitted=outcome.response_omitted,
+        resp_ts_utc=utc_time(outcome.at),
+        attempts=record.attempts,
+        error=outcome.error,
+        reason=outcome.reason,
+    )
+
+
+def invocation(record: Record, monotonic: float, utc: float) -> Invocation:
+    """The record as people see it.
+
+    Args:
+        monotonic: What the coordinator's monotonic clock says now.
+        utc: What its wall clock says at the same moment.
+    """
+    outcome = record.outcome
+    told: dict[str, Any] = {}
+    if outcome is not None:
+        told = {
+            "ok": outcome.reason == "succeeded",
+            "reason": outcome.reason,
+            "response": load_any(outcome.response),
+            "response_omitted": outcome.response_omitted,
+            "resp_ts_utc": utc_time(outcome.at),
+        }
+    waits = record.due is not None and record.state in ("waiting", "notifying")
+    return Invocation(
+        state=record.state,
+        call_cid=record.cid,
+        target=record.target,
+        callback=record.callback,
+        source=record.source,
+        orig_cid=record.orig_cid,
+        payload=load_any(record.payload),
+        context=load_any(record.context),
+        retry_repeats=record.policy.repeats,
+        retry_seconds=record.policy.seconds,
+        created_at=utc_time(record.created_at),
+        next_attempt_at=utc_time(utc + record.due - monotonic)
+        if waits and record.due is not None
+        else None,
+        attempts=record.attempts,
+        req_ts_utc=_time(record.first_at),
+        error=record.error,
+        deliveries=record.deliveries,
+        delivery_error=record.delivery_error,
+        parked_because=record.parked_because,
+        resubmit_of=record.resubmit_of,
+        history=_history(record),
+        **told,
+    )
+
+
+def _history(record: Record) -> list[Attempt]:
+    shown = [
+        Attempt(
+            number=past.number,
+            started_at=utc_time(past.started_at),
+            ended_at=utc_time(past.ended_at),
+            error=past.failure.error if past.failure else None,
+            traceback=past.failure.traceback if past.failure else None,
+        )
+        for past in record.history or ()
+    ]
+    if record.attempt_at is not None:
+        shown.append(Attempt(number=record.attempts, started_at=utc_time(record.attempt_at)))
+    return shown[-HISTORY_LIMIT:]
+
+
+def _time(timestamp: float | None) -> datetime | None:
+    return None if timestamp is None else utc_time(timestamp)
