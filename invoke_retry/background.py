@@ -12,18 +12,16 @@ from collections import deque
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from contextvars import Context
-from random import Random
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_origin
 
 import anyio
 
 from invoke_retry import events, machine
 from invoke_retry.backends.base import Backend, Claim, T, Transition
-from invoke_retry.clock import Clock
 from invoke_retry.correlation import Call, Caller
+from invoke_retry.environment import Environment
 from invoke_retry.errors import BackendError, InvalidPayload, NotStorable
 from invoke_retry.failure import error_info, render_traceback, type_name
-from invoke_retry.logs import Log
 from invoke_retry.models import utc_time
 from invoke_retry.policy import RetryPolicy, decide, is_retryable
 from invoke_retry.record import Failure, Record, callback_payload
@@ -56,10 +54,7 @@ class Background:
         services: ServiceRegistry,
         backend: Backend,
         *,
-        clock: Clock,
-        random: Random,
-        hooks: events.Hooks,
-        log: Log,
+        environment: Environment,
         callback_policy: RetryPolicy,
         max_running: int,
         context: Context,
@@ -67,10 +62,11 @@ class Background:
         self._coordinator = coordinator
         self._services = services
         self._backend = backend
-        self._clock = clock
-        self._random = random
-        self._hooks = hooks
-        self._log = log
+        self._clock = environment.clock
+        self._random = environment.random
+        self._hooks = environment.hooks
+        self._is_observed = environment.is_observed
+        self._log = environment.log
         self._callback_policy = callback_policy
         self._context = context
         self._loop = asyncio.get_running_loop()
@@ -263,7 +259,7 @@ class Background:
             if limit is None or left < limit:
                 limit, cut = max(0.0, left), "deadline"
         run = self._run(claim, record.target, record.attempts, policy.repeats)
-        if self._hooks:
+        if self._is_observed:
             self._hooks.emit(
                 events.AttemptStarted(
                     at=utc_time(clock.utc()), cid=record.cid, target=record.target,
@@ -348,7 +344,7 @@ class Background:
             if permanent
             else decide(policy, record.attempts, elapsed, error, self._random)
         )
-        self._log.attempt_failed(run.call, error, _then(then))
+        self._log.attempt_failed(run.call, error, then)
         return Verdict(Failure(error_info(error), render_traceback(error)), then)
 
     async def _failed(self, claim: Claim, verdict: Verdict, ended_at: float) -> None:
@@ -367,7 +363,7 @@ class Background:
             kept = await self._keep(claim, machine.retry, now + then, ended_at, failure)
         if not kept:
             return
-        if self._hooks:
+        if self._is_observed:
             at = utc_time(self._clock.utc())
             self._hooks.emit(
                 events.AttemptFailed(
@@ -417,7 +413,7 @@ class Background:
             return
         if run.error is None:
             self.slots.note(service.name, failed=False)
-            if await self._keep(claim, machine.settle) and self._hooks:
+            if await self._keep(claim, machine.settle) and self._is_observed:
                 self._hooks.emit(
                     events.CallbackDelivered(
                         at=utc_time(self._clock.utc()), cid=record.cid, target=record.target,
@@ -440,7 +436,7 @@ class Background:
             then: Any = "permanent"
         else:
             then = self._next_delivery(run.claim.record, error)
-        self._log.attempt_failed(run.call, error, _then(then))
+        self._log.attempt_failed(run.call, error, then)
         return Verdict(Failure(error_info(error)), then)
 
     def _next_delivery(self, record: Record, error: BaseException) -> Any:
@@ -465,7 +461,7 @@ class Background:
         else:
             due = self._clock.monotonic() + then
             kept = await self._keep(claim, machine.postpone, due, failure.error)
-        if kept and self._hooks:
+        if kept and self._is_observed:
             at = utc_time(self._clock.utc())
             self._hooks.emit(
                 events.CallbackFailed(
@@ -494,7 +490,7 @@ class Background:
             return
         record = claim.record
         self._log.notable("parked", "%s is parked (%s): %s", record.service, because, record.cid)
-        if self._hooks:
+        if self._is_observed:
             self._hooks.emit(
                 events.Parked(
                     at=utc_time(self._clock.utc()), cid=record.cid, target=record.target,
@@ -520,7 +516,7 @@ class Background:
 
     def _tell_outcome(self, record: Record) -> None:
         outcome = record.outcome
-        if self._hooks and outcome is not None:
+        if self._is_observed and outcome is not None:
             self._hooks.emit(
                 events.Outcome(
                     at=utc_time(outcome.at), cid=record.cid, target=record.target,
@@ -571,7 +567,3 @@ def _timed_out(error: BaseException, run: Run, policy: RetryPolicy) -> TimeoutEr
     late = TimeoutError(text)
     late.__cause__ = error
     return late
-
-
-def _then(then: float | str) -> str:
-    return f"gave up ({then})" if isinstance(then, str) else f"again in {then:.3g} s"

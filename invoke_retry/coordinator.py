@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from asyncio import current_task
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from contextvars import copy_context
 from random import Random
-from threading import get_ident
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, get_args, overload
 
@@ -18,9 +16,10 @@ from invoke_retry import events, machine
 from invoke_retry.backends import Backend, Query, backend_from
 from invoke_retry.backends.base import at_least
 from invoke_retry.background import Background
-from invoke_retry.clock import Clock, running_clock
+from invoke_retry.clock import Clock
 from invoke_retry.correlation import SYSTEM_RANDOM, Call, Caller, CorrelationId, here
 from invoke_retry.durations import Duration, seconds_of, shown
+from invoke_retry.environment import Environment
 from invoke_retry.errors import (
     BackendError,
     CidConflict,
@@ -30,13 +29,12 @@ from invoke_retry.errors import (
     NotRunning,
 )
 from invoke_retry.failure import error_info
-from invoke_retry.inline import Inline
-from invoke_retry.logs import Log
+from invoke_retry.inline import Inline, ThisThread, task_of
 from invoke_retry.machine import IllegalTransition
 from invoke_retry.models import CallbackPayload, Health, Invocation, State, utc_time
 from invoke_retry.policy import RetryPolicy
 from invoke_retry.record import Failure, PastAttempt, Record, callback_payload, invocation
-from invoke_retry.registry import MISSING, Missing, Service, ServiceRegistry
+from invoke_retry.registry import MISSING, Missing, Plan, Service, ServiceRegistry
 from invoke_retry.storable import dump_any
 
 P = TypeVar("P")
@@ -44,7 +42,6 @@ R = TypeVar("R")
 
 AnyService = Service[Any, Any]
 _Phase = Literal["new", "open", "leaving", "left"]
-_POLICIES_LIMIT = 256
 
 DEFAULT_CALLBACK_POLICY = RetryPolicy(
     repeats=10, seconds=1, backoff="exponential", max_seconds=300, jitter="full"
@@ -102,20 +99,17 @@ class InvokeRetry:
         self._max_running = at_least("max_running", max_running, 1)
         self._callback_policy = callback_policy
         self._grace = None if grace is None else seconds_of("grace", grace)
-        self._hooks = events.Hooks(hooks)
-        self._clock = clock
-        self._random = random
-        self._log = Log(clock)
+        self._environment = Environment(clock, random, events.Hooks(hooks))
         self._phase: _Phase = "new"
         self._background: Background | None = None
         self._supervisor: asyncio.Task[None] | None = None
         self._find = services.find
         self.own_caller = Caller(name, self.new_cid())
-        self._where: tuple[asyncio.AbstractEventLoop | None, int] = (None, 0)
+        self._thread = ThisThread()
 
     def new_cid(self) -> CorrelationId:
         """A fresh id from the coordinator's random source."""
-        return CorrelationId.new(self._random)
+        return CorrelationId.new(self._environment.random)
 
     # Inline, and the first attempt of the fallback mode.
 
@@ -208,29 +202,33 @@ class InvokeRetry:
             NotRunning, NotStorable, CidConflict: With *async_fallback*, before anything is called.
             BackendError: With *async_fallback*: the rest was not accepted; from the first error.
         """
-        service = self._find(target) if isinstance(target, str) else None
-        if service is None:
+        try:
+            service = self._find(target) or self._service(target)  # type: ignore[arg-type]
+        except TypeError:  # unhashable
             service = self._service(target)
-        known = None
-        if policy is None and minutes is None:
-            known = service.policies.get((repeats, seconds, repeats.__class__, seconds.__class__))
-        if known is None:
-            known = self._policy(service, repeats, seconds, minutes, policy)
+        plan = service.plan
+        if (
+            plan.repeats_asked is not repeats
+            or plan.seconds_asked is not seconds
+            or minutes is not None
+            or policy is not None
+        ):
+            plan = self._plan(service, repeats, seconds, minutes, policy)
         if async_fallback:
-            return await self._invoke_or_hand_over(service, payload, known, callback, context, cid)
+            return await self._invoke_or_hand_over(
+                service, payload, plan.policy, callback, context, cid
+            )
         if callback is not None or context is not None or cid is not None:
             cid = _inline_only(callback, context, cid)
-        if payload is MISSING or service.validate is None or not service.takes_payload:
+        if payload is MISSING or (validate := service.validate) is None:
             arguments = service.arguments(payload)
         else:
             try:
-                arguments = (service.validate(payload),)
+                arguments = (validate(payload),)
             except ValueError:
-                arguments = service.arguments(payload)
+                arguments = service.arguments(payload)  # which says what does not fit
 
-        # current_task() alone asks the system for the process id on Python 3.11
-        loop, thread = self._where
-        task = current_task(loop) if thread == get_ident() else None
+        task = task_of(self._thread.loop)
         if task is None:
             task = self._current_task()
         cancelling = task.cancelling() if task is not None else 0
@@ -238,16 +236,16 @@ class InvokeRetry:
         call.service = service.name
         call.retry = self
         call.attempt = 1
-        call.repeats = known.repeats
+        call.repeats = plan.repeats
         call._cid = cid  # pyright: ignore[reportPrivateUsage]
         call._origin = here.get()  # pyright: ignore[reportPrivateUsage]
-        if known.timeout is not None or known.deadline is not None or self._hooks:
-            return await self._inline(call, service, arguments, known, task, cancelling).run()
+        if plan.is_limited or self._environment.is_observed:
+            return await self._inline(call, service, arguments, plan.policy, task, cancelling).run()
         token = here.set(call)
         try:
             return await service.function(*arguments)
         except Exception as error:
-            inline = self._inline(call, service, arguments, known, task, cancelling)
+            inline = self._inline(call, service, arguments, plan.policy, task, cancelling)
             if inline.is_cancelled():
                 await inline.cancel(error)
             wait = inline.judge(error)
@@ -266,10 +264,7 @@ class InvokeRetry:
         task: asyncio.Task[Any] | None,
         cancelling: int,
     ) -> Inline:
-        return Inline(
-            call, service, arguments, policy, task, cancelling,
-            clock=self.clock, random=self._random, hooks=self._hooks, log=self._log,
-        )  # fmt: skip
+        return Inline(call, service, arguments, policy, task, cancelling, self._environment)
 
     async def _invoke_or_hand_over(
         self,
@@ -386,16 +381,18 @@ class InvokeRetry:
             BackendError: It may or may not have been accepted.
         """
         service = self._service(target)
-        known = self._policy(service, repeats, seconds, minutes, policy)
+        plan = self._plan(service, repeats, seconds, minutes, policy)
         self._check_running()
-        return await self._accept(self._record(service, payload, known, callback, context, cid))
+        return await self._accept(
+            self._record(service, payload, plan.policy, callback, context, cid)
+        )
 
     async def _accept(self, record: Record) -> CorrelationId:
         kept = await self._backend.accept(record)
         if kept is not record:
             _check_same(kept, record)
-        elif self._hooks:
-            self._hooks.emit(
+        elif self._environment.is_observed:
+            self._environment.hooks.emit(
                 events.Accepted(
                     at=utc_time(record.created_at), cid=record.cid, target=record.target,
                     source=record.source, orig_cid=record.orig_cid, callback=record.callback,
@@ -653,7 +650,7 @@ class InvokeRetry:
         opened: asyncio.Future[None] = loop.create_future()
         self._background = Background(
             self, self.services, self._backend,
-            clock=self.clock, random=self._random, hooks=self._hooks, log=self._log,
+            environment=self._environment,
             callback_policy=self._callback_policy, max_running=self._max_running,
             context=copy_context(),
         )  # fmt: skip
@@ -705,12 +702,12 @@ class InvokeRetry:
     @property
     def clock(self) -> Clock:
         """Where this coordinator reads time; inside an event loop only."""
-        return self._clock or running_clock()
+        return self._environment.clock
 
     def _current_task(self) -> asyncio.Task[Any] | None:
         loop = asyncio.get_running_loop()
-        self._where = (loop, get_ident())
-        return current_task(loop)
+        self._thread.loop = loop
+        return task_of(loop)
 
     def _service(self, target: str | AnyService) -> AnyService:
         if isinstance(target, Service):
@@ -723,16 +720,22 @@ class InvokeRetry:
             raise TypeError(f"{shown(target)} is no service; pass a Service or its name")
         return self.services[target]
 
-    def _policy(
+    def _plan(
         self,
         service: AnyService,
         repeats: int | None,
         seconds: Duration | None,
         minutes: Duration | None,
         policy: RetryPolicy | None,
-    ) -> RetryPolicy:
+    ) -> Plan:
+        """The policy of one call; what the last call of the service asked for is kept there."""
         if policy is not None and not isinstance(policy, RetryPolicy):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"policy is {shown(policy)}, but must be a RetryPolicy")
+        plan = service.plan
+        asked = (repeats, seconds)
+        simple = minutes is None and policy is None
+        if simple and plan.repeats_asked is repeats and plan.seconds_asked is seconds:
+            return plan
         base = policy or service.policy
         if base is None:
             result = RetryPolicy(repeats, seconds, minutes)
@@ -740,11 +743,10 @@ class InvokeRetry:
             result = base
         else:
             result = base.replace(repeats, seconds, minutes)
-        if policy is None and minutes is None:
-            if len(service.policies) >= _POLICIES_LIMIT:
-                service.policies.clear()
-            service.policies[repeats, seconds, repeats.__class__, seconds.__class__] = result
-        return result
+        plan = Plan(*asked, result)
+        if simple:
+            service.plan = plan
+        return plan
 
     async def _amend(self, cid: str, transition: Any, *args: Any) -> Record | None:
         self._check_opened()

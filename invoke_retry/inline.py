@@ -10,18 +10,36 @@ before every repeat.
 from __future__ import annotations
 
 import asyncio
-from random import Random
+import sys
+from collections.abc import Callable
+from threading import local
 from typing import Any
 
 from invoke_retry import events
 from invoke_retry.clock import Clock
 from invoke_retry.correlation import Call, here
+from invoke_retry.environment import Environment
 from invoke_retry.errors import RetriesExhausted
 from invoke_retry.failure import describe, error_info
-from invoke_retry.logs import Log
 from invoke_retry.models import Reason, utc_time
 from invoke_retry.policy import RetryPolicy, decide, is_retryable
 from invoke_retry.registry import Service
+
+AnyTask = asyncio.Task[Any]
+task_of: Callable[[asyncio.AbstractEventLoop | None], AnyTask | None]
+
+if sys.version_info >= (3, 12):
+    task_of = asyncio.current_task
+else:
+    # asyncio.current_task costs as much there as all of a hand-written retry. This is what it
+    # does, and 3.11 itself does not change any more.
+    task_of = vars(asyncio.tasks)["_current_tasks"].get
+
+
+class ThisThread(local):
+    """The loop that last ran an inline call in this thread."""
+
+    loop: asyncio.AbstractEventLoop | None = None
 
 
 class Inline:
@@ -40,13 +58,16 @@ class Inline:
         "_call",
         "_cancelling",
         "_clock",
-        "_hooks",
-        "_log",
+        "_environment",
+        "_is_plain",
         "_policy",
-        "_random",
         "_service",
         "_task",
     )
+
+    _clock: Clock
+    _began: float
+    _attempt_began: float
 
     def __init__(
         self,
@@ -54,13 +75,9 @@ class Inline:
         service: Service[Any, Any],
         arguments: tuple[Any, ...],
         policy: RetryPolicy,
-        task: asyncio.Task[Any] | None,
+        task: AnyTask | None,
         cancelling: int,
-        *,
-        clock: Clock,
-        random: Random,
-        hooks: events.Hooks,
-        log: Log,
+        environment: Environment,
     ) -> None:
         self._call = call
         self._service = service
@@ -68,11 +85,14 @@ class Inline:
         self._policy = policy
         self._task = task
         self._cancelling = cancelling
-        self._clock = clock
-        self._random = random
-        self._hooks = hooks
-        self._log = log
-        self._began = self._attempt_began = clock.monotonic()
+        self._environment = environment
+        # without limits and hooks nobody asks what time it is
+        self._is_plain = not (
+            environment.is_observed or policy.timeout is not None or policy.deadline is not None
+        )
+        if not self._is_plain:
+            self._clock = environment.clock
+            self._began = self._attempt_began = self._clock.monotonic()
 
     async def run(self) -> Any:
         """Make all attempts.
@@ -98,13 +118,13 @@ class Inline:
 
     async def repeat(self, wait: float) -> Any:
         """Wait, and make the further attempts."""
-        call = self._call
+        call, function, arguments = self._call, self._service.function, self._arguments
         while True:
             await asyncio.sleep(wait)
             call.attempt += 1
             token = here.set(call)
             try:
-                response = await self.attempt()
+                response = await (function(*arguments) if self._is_plain else self.attempt())
             except Exception as error:
                 if self.is_cancelled():
                     await self.cancel(error)
@@ -119,9 +139,11 @@ class Inline:
 
     async def attempt(self) -> Any:
         """Make one attempt, within the policy's limits."""
-        if self._hooks:
-            self._attempt_began = self._clock.monotonic()
-            self._hooks.emit(
+        if self._is_plain:
+            return await self._service.function(*self._arguments)
+        self._attempt_began = self._clock.monotonic()
+        if self._environment.is_observed:
+            self._environment.hooks.emit(
                 events.AttemptStarted(
                     at=utc_time(self._clock.utc()), cid=self._call.cid, target=self._service.name,
                     attempt=self._call.attempt, repeats=self._policy.repeats, background=False,
@@ -140,8 +162,8 @@ class Inline:
             raise TimeoutError(what) from error
 
     def _limit(self) -> tuple[float | None, str]:
-        policy, attempt = self._policy, self._call.attempt
-        timeout, deadline = policy.timeout, policy.deadline
+        attempt = self._call.attempt
+        timeout, deadline = self._policy.timeout, self._policy.deadline
         if deadline is not None:
             left = max(0.0, self._began + deadline - self._clock.monotonic())
             if timeout is None or left <= timeout:
@@ -159,41 +181,42 @@ class Inline:
         await asyncio.sleep(0)  # here an anyio scope cancels again, with its own message
         raise asyncio.CancelledError from error
 
-    def judge(self, error: Exception, then: str = "again") -> float | None:
+    def judge(self, error: Exception, where: str = "again") -> float | None:
         """Decide over a failed attempt: the seconds to wait, or None to raise the error as it is.
 
         Raises:
             RetriesExhausted: There is nothing left to repeat.
         """
         service, policy, call = self._service, self._policy, self._call
-        elapsed = 0.0 if policy.deadline is None else self._clock.monotonic() - self._began
-        late = policy.deadline is not None and elapsed >= policy.deadline
+        deadline = policy.deadline
+        elapsed = 0.0 if deadline is None else self._clock.monotonic() - self._began
+        late = deadline is not None and elapsed >= deadline
         if not late and not is_retryable(error, service.retry_on, service.give_up_on):
             self._tell_failure(error, None, "permanent")
-            self._log.attempt_failed(call, error, "gave up (permanent)")
+            self._environment.log.attempt_failed(call, error, "permanent")
             return None
-        wait = decide(policy, call.attempt, elapsed, error, self._random)
+        wait = decide(policy, call.attempt, elapsed, error, self._environment.random)
         if isinstance(wait, str):
             self._tell_failure(error, None, wait)
-            self._log.attempt_failed(call, error, f"gave up ({wait})")
+            self._environment.log.attempt_failed(call, error, wait)
             raise RetriesExhausted(
                 call.cid, service.name, call.attempt, wait, describe(error)
             ) from error
         self._tell_failure(error, wait, None)
-        self._log.attempt_failed(call, error, f"{then} in {wait:.3g} s")
+        self._environment.log.attempt_failed(call, error, wait, where)
         return wait
 
     def succeeded(self, response: Any) -> Any:
         """Tell the hooks; the response goes back to the caller."""
-        if self._hooks:
+        if self._environment.is_observed:
             self._tell_outcome("succeeded", None)
         return response
 
     def _tell_failure(self, error: Exception, wait: float | None, reason: Reason | None) -> None:
-        if not self._hooks:
+        if not self._environment.is_observed:
             return
         call, at, target = self._call, utc_time(self._clock.utc()), self._service.name
-        self._hooks.emit(
+        self._environment.hooks.emit(
             events.AttemptFailed(
                 at=at, cid=call.cid, target=target, attempt=call.attempt,
                 repeats=self._policy.repeats, background=False, error=error_info(error),
@@ -203,7 +226,7 @@ class Inline:
         if reason is not None:
             self._tell_outcome(reason, error)
         elif wait is not None:
-            self._hooks.emit(
+            self._environment.hooks.emit(
                 events.Waiting(
                     at=at, cid=call.cid, target=target, attempt=call.attempt + 1, seconds=wait,
                     background=False,
@@ -211,7 +234,7 @@ class Inline:
             )  # fmt: skip
 
     def _tell_outcome(self, reason: Reason, error: Exception | None) -> None:
-        self._hooks.emit(
+        self._environment.hooks.emit(
             events.Outcome(
                 at=utc_time(self._clock.utc()), cid=self._call.cid, target=self._service.name,
                 ok=error is None, reason=reason, attempts=self._call.attempt,

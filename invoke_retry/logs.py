@@ -31,8 +31,15 @@ class Log:
         self._clock = clock
         self._windows: dict[tuple[str, str], _Window] = {}
 
-    def attempt_failed(self, call: Call, error: BaseException, then: str) -> None:
-        """One line for one failed attempt of a target or a callback."""
+    def attempt_failed(
+        self, call: Call, error: BaseException, then: float | str, where: str = "again"
+    ) -> None:
+        """One line for one failed attempt of a target or a callback.
+
+        Args:
+            then: Seconds until the next one, or why there is none.
+            where: How the next one is spoken of.
+        """
         if not logger.isEnabledFor(logging.WARNING):
             return
         note = self._may("attempt", call.service)
@@ -44,7 +51,7 @@ class Log:
                 1 + call.repeats,
                 call.cid,
                 type_name(error),
-                then,
+                f"gave up ({then})" if isinstance(then, str) else f"{where} in {then:.3g} s",
                 note,
             )
 

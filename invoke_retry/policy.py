@@ -108,14 +108,13 @@ class RetryPolicy(BaseModel):
 
     def interval(self, attempt: int) -> float:
         """Seconds to wait after the failed attempt number *attempt*, before any jitter."""
-        cap = LONGEST if self.max_seconds is None else self.max_seconds
-        wait = self.seconds
+        wait, cap = self.seconds, self.max_seconds
         if self.backoff == "exponential" and wait:
             try:
-                wait = wait * self.factor ** (attempt - 1)
+                wait = min(wait * self.factor ** (attempt - 1), LONGEST)
             except OverflowError:
-                return cap
-        return min(wait, cap)
+                wait = LONGEST
+        return wait if cap is None else min(wait, cap)
 
     def delays(self) -> Iterator[float]:
         """The undrawn schedule: `repeats` waits in seconds, to look at."""
@@ -138,14 +137,14 @@ def decide(
         return "deadline"
     if attempt > policy.repeats:
         return "exhausted"
-    wait = _asked_wait(error)
-    if wait is None:
-        wait = policy.interval(attempt)
-        if policy.jitter == "full":
-            wait *= random.random()
-    else:
+    asked = _asked_wait(error)
+    if asked is not None:
         cap = max(_HINT_CAP, policy.seconds) if policy.max_seconds is None else policy.max_seconds
-        wait = min(wait, cap)
+        wait = min(asked, cap)
+    elif policy.jitter == "full":
+        wait = policy.interval(attempt) * random.random()
+    else:
+        wait = policy.interval(attempt)
     if deadline is not None and elapsed + wait >= deadline:
         return "deadline"
     return wait
@@ -175,6 +174,8 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
 
 def _asked_wait(error: BaseException) -> float | None:
     """The longest sensible wait that the error, or a leaf of the group, asks for."""
+    if group_members(error) is None:
+        return _asked_by(error)
     waits = [wait for leaf in _leaves(error) if (wait := _asked_by(leaf)) is not None]
     return max(waits, default=None)
 

@@ -44,6 +44,25 @@ MISSING: Final = _Missing.MISSING
 """Stands for "no payload given", since None is a payload."""
 
 
+class Plan:
+    """A policy as a call has put it together, with what the call said.
+
+    Compared by identity: equal is not enough, since `True == 1 == 1.0`.
+    """
+
+    __slots__ = ("is_limited", "policy", "repeats", "repeats_asked", "seconds_asked")
+
+    def __init__(self, repeats: object, seconds: object, policy: RetryPolicy) -> None:
+        self.repeats_asked = repeats
+        self.seconds_asked = seconds
+        self.policy = policy
+        self.repeats = policy.repeats
+        self.is_limited = policy.timeout is not None or policy.deadline is not None
+
+
+_NO_POLICY = RetryPolicy(repeats=0, seconds=0)
+
+
 class Service(Generic[P_contra, R_co]):
     """An async callable with a name. Still awaitable directly: `await update(order)`.
 
@@ -75,16 +94,16 @@ class Service(Generic[P_contra, R_co]):
         self.retry_on = _check_errors(name, "retry_on", retry_on)
         self.give_up_on = _check_errors(name, "give_up_on", give_up_on)
         self.max_running = _check_limit(name, max_running)
-        self.policies: dict[tuple[object, ...], RetryPolicy] = {}
+        self.plan = Plan(MISSING, MISSING, self.policy or _NO_POLICY)
         signature = _Signature(name, function, local_names)
         self.takes_payload = signature.takes_payload
         self.needs_payload = signature.needs_payload
         self.payload_type: Any = signature.payload_type
         self.response_type: Any = signature.response_type
         self._payload_adapter = _adapter(name, "payload", self.payload_type)
-        # None where every value fits as it is
+        # None if there is nothing to validate
         self.validate: Callable[[Any], Any] | None = (
-            None if self.payload_type is Any else self._payload_adapter.validator.validate_python
+            self._payload_adapter.validator.validate_python if self.takes_payload else None
         )
 
     def __call__(self, *args: P_contra) -> Coroutine[Any, Any, R_co]:
@@ -106,14 +125,13 @@ class Service(Generic[P_contra, R_co]):
                     "argument (None is a payload too)"
                 )
             return ()
-        if not self.takes_payload:
+        validate = self.validate
+        if validate is None:
             raise InvalidPayload(
                 f"{self.name!r} takes no payload and was given {shown(payload)}; leave it out"
             )
-        if self.validate is None:
-            return (payload,)
         try:
-            return (self.validate(payload),)
+            return (validate(payload),)
         except ValidationError as error:
             raise InvalidPayload(self._unfit(payload, error)) from error
 

@@ -1,0 +1,31 @@
+"""What belongs to one coordinator and is passed to all that works for it."""
+
+from __future__ import annotations
+
+from random import Random
+
+from invoke_retry.clock import Clock, running_clock
+from invoke_retry.events import Hooks
+from invoke_retry.logs import Log
+
+
+class Environment:
+    """One clock, one random source, one set of hooks and one log.
+
+    Attributes:
+        is_observed: Whether there are any hooks.
+    """
+
+    __slots__ = ("_clock", "hooks", "is_observed", "log", "random")
+
+    def __init__(self, clock: Clock | None, random: Random, hooks: Hooks) -> None:
+        self._clock = clock
+        self.random = random
+        self.hooks = hooks
+        self.is_observed = bool(hooks)
+        self.log = Log(clock)
+
+    @property
+    def clock(self) -> Clock:
+        """The clock that was given, else that of the running loop."""
+        return self._clock or running_clock()
