@@ -266,7 +266,7 @@ class Background:
                     attempt=record.attempts, repeats=policy.repeats, background=True,
                 )
             )  # fmt: skip
-        await self._over(run, service, arguments, limit, cut)
+        await run.over(self._loop, self._context.copy(), self._runs, service, arguments, limit, cut)
         ended_at = began_at + clock.monotonic() - began
         if run.forsaken or claim.token != record.token:
             return
@@ -287,24 +287,6 @@ class Background:
         call._cid = record.cid  # pyright: ignore[reportPrivateUsage]
         call._origin = Caller(record.source, record.orig_cid)  # pyright: ignore[reportPrivateUsage]
         return Run(claim, call)
-
-    async def _over(
-        self,
-        run: Run,
-        service: Service[Any, Any],
-        arguments: tuple[Any, ...],
-        limit: float | None,
-        cut: Cut,
-    ) -> None:
-        cid = run.claim.record.cid
-        self._runs[cid] = run
-        try:
-            await run.over(
-                self._loop, self._context.copy(), service.function, arguments, limit, cut
-            )
-        finally:
-            if self._runs.get(cid) is run:
-                del self._runs[cid]
 
     async def _succeeded(
         self, claim: Claim, service: Service[Any, Any], value: Any, ended_at: float
@@ -408,7 +390,10 @@ class Background:
         except InvalidPayload as error:
             run.error = error
         else:
-            await self._over(run, service, arguments, policy.timeout, "timeout")
+            await run.over(
+                self._loop, self._context.copy(), self._runs, service, arguments,
+                policy.timeout, "timeout",
+            )  # fmt: skip
         if run.forsaken or claim.token != record.token:
             return
         if run.error is None:

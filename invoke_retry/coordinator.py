@@ -382,7 +382,8 @@ class InvokeRetry:
         """
         service = self._service(target)
         plan = self._plan(service, repeats, seconds, minutes, policy)
-        self._check_running()
+        if self._phase != "open":
+            self._check_running()
         return await self._accept(
             self._record(service, payload, plan.policy, callback, context, cid)
         )
@@ -419,7 +420,7 @@ class InvokeRetry:
     ) -> Record:
         limit = self._backend.max_bytes
         arguments = service.arguments(payload)
-        clock = self.clock
+        clock = self._running_clock
         now = clock.monotonic()
         caller = here.get() or self.own_caller
         return Record(
@@ -642,6 +643,7 @@ class InvokeRetry:
         if self._phase != "new":
             raise InvalidState("a coordinator is entered once; make another one")
         self._phase = "left"  # what it is if opening fails
+        self._running_clock = self._environment.clock
         if not self._work:
             await self._backend.open(self.clock, None)
             self._phase = "open"
@@ -710,15 +712,15 @@ class InvokeRetry:
         return task_of(loop)
 
     def _service(self, target: str | AnyService) -> AnyService:
-        if isinstance(target, Service):
+        if isinstance(target, str):
+            return self._find(target) or self.services[target]
+        if isinstance(target, Service):  # pyright: ignore[reportUnnecessaryIsInstance]
             if self._find(target.name) is target:
                 return target
             return (
                 self.services[target.name] if target.name not in self.services else _other(target)
             )
-        if not isinstance(target, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(f"{shown(target)} is no service; pass a Service or its name")
-        return self.services[target]
+        raise TypeError(f"{shown(target)} is no service; pass a Service or its name")
 
     def _plan(
         self,

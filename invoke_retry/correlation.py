@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from invoke_retry.coordinator import InvokeRetry
 
 SYSTEM_RANDOM: Random = SystemRandom()
-"""Not the `random` module's own source: a `random.seed(1)` of the application would make the ids
+"""The operating system's source.
+
+Not the `random` module's own source: a `random.seed(1)` of the application would make the ids
 of two processes collide, and a private `Random` repeats itself in a forked child."""
 
 _DIGITS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"

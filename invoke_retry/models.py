@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, PlainSerializer
+from pydantic import AwareDatetime, BaseModel, ConfigDict, PlainSerializer
 
 from invoke_retry.correlation import CorrelationId
 
@@ -17,20 +17,18 @@ Reason = Literal[
 ]
 
 
-def _in_utc(time: datetime) -> datetime:
-    return time.astimezone(UTC)
-
-
 def _as_text(time: datetime) -> str:
-    return time.isoformat(timespec="microseconds")
+    return time.astimezone(UTC).isoformat(timespec="microseconds")
 
 
 UtcTime = Annotated[
     AwareDatetime,
-    AfterValidator(_in_utc),
     PlainSerializer(_as_text, return_type=str, when_used="json"),
 ]
-"""An aware time in UTC; as JSON with six fraction digits: `2015-01-21T20:25:25.446454+00:00`."""
+"""An aware time; as JSON in UTC with six fraction digits: `2015-01-21T20:25:25.446454+00:00`.
+
+A number is read as seconds since the Unix epoch.
+"""
 
 
 def utc_time(timestamp: float) -> datetime:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from invoke_retry.backends.base import Claim
 from invoke_retry.correlation import Call, here
+from invoke_retry.registry import Service
 
 Cut = Literal["timeout", "deadline", "stop", "lost"]
 
@@ -30,8 +31,19 @@ class Run:
         lent: How many `wait` calls of the service lend its slot at the moment.
     """
 
-    __slots__ = ("_over", "_task", "_timer", "call", "claim", "cut", "error", "forsaken", "lent",
-                 "value")  # fmt: skip
+    __slots__ = (
+        "_has_begun",
+        "_over",
+        "_task",
+        "_timer",
+        "call",
+        "claim",
+        "cut",
+        "error",
+        "forsaken",
+        "lent",
+        "value",
+    )
 
     def __init__(self, claim: Claim, call: Call) -> None:
         self.claim = claim
@@ -41,41 +53,51 @@ class Run:
         self.value: Any = None
         self.forsaken = False
         self.lent = 0
-        self._timer: asyncio.TimerHandle | None = None
+        self._has_begun = False
 
     async def over(
         self,
         loop: asyncio.AbstractEventLoop,
         context: Context,
-        function: Callable[..., Awaitable[Any]],
+        runs: dict[str, Run],
+        service: Service[Any, Any],
         arguments: tuple[Any, ...],
         limit: float | None,
         cut: Cut,
     ) -> None:
-        """Call the function and wait until it is over, or forsaken.
+        """Call the service and wait until it is over, or forsaken.
 
         Args:
+            runs: Where it is found by its cid meanwhile.
             limit: After so many seconds it is cut off, with *cut* as the reason.
         """
-        self._over = loop.create_future()
-        self._task = loop.create_task(self._call(function, arguments), context=context)
-        self._task.add_done_callback(self._on_done)
-        if limit is not None:
-            self._timer = loop.call_later(limit, self.cut_off, cut)
+        cid = self.claim.record.cid
+        runs[cid] = self
+        self._over = over = loop.create_future()
+        self._task = task = loop.create_task(
+            self._call(service.function, arguments), context=context
+        )
+        timer = None if limit is None else loop.call_later(limit, self.cut_off, cut)
         try:
-            await self._over
+            await over
         finally:
-            if self._timer is not None:
-                self._timer.cancel()
-            if not self._task.done():
-                self._task.cancel()
-                _left_behind.add(self._task)
+            if timer is not None:
+                timer.cancel()
+            if runs.get(cid) is self:
+                del runs[cid]
+            if not self._is_over(task):
+                task.cancel()
+                _left_behind.add(task)
+                task.add_done_callback(_left_behind.discard)
 
     def cut_off(self, cut: Cut) -> None:
         """Cancel the service; its first cancellation says why."""
-        if self.cut is None and not self._task.done():
+        if self.cut is None and not self._over.done():
             self.cut = cut
             self._task.cancel()
+            if not self._has_begun:  # then it never will
+                self.error = asyncio.CancelledError()
+                self._over.set_result(None)
 
     def forsake(self) -> None:
         """Wait for it no longer."""
@@ -83,24 +105,23 @@ class Run:
             self.forsaken = True
             self._over.set_result(None)
 
+    def _is_over(self, task: asyncio.Task[None]) -> bool:
+        return task.done() or (self._over.done() and not self.forsaken)
+
     async def _call(
         self, function: Callable[..., Awaitable[Any]], arguments: tuple[Any, ...]
     ) -> None:
+        self._has_begun = True
         here.set(self.call)
         try:
             self.value = await function(*arguments)
-        except (KeyboardInterrupt, GeneratorExit):
+        except (KeyboardInterrupt, GeneratorExit):  # the process, or its loop, is about to end
+            self.cut, self.error = "stop", asyncio.CancelledError()
             raise
         except BaseException as error:  # SystemExit here would stop the whole event loop
             # our own frame says nothing, and would make a cycle
             trace = error.__traceback__
             self.error = error.with_traceback(trace and trace.tb_next)
-
-    def _on_done(self, task: asyncio.Task[None]) -> None:
-        _left_behind.discard(task)
-        if task.cancelled():  # before its first step
-            self.error = asyncio.CancelledError()
-        elif (error := task.exception()) is not None:  # Ctrl-C: the process is about to stop
-            self.cut, self.error = "stop", error
-        if not self._over.done():
-            self._over.set_result(None)
+        finally:
+            if not self._over.done():
+                self._over.set_result(None)
