@@ -18,7 +18,7 @@ import anyio
 
 from invoke_retry import events, machine
 from invoke_retry.backends.base import Backend, Claim, T, Transition
-from invoke_retry.correlation import Call, Caller
+from invoke_retry.correlation import Call
 from invoke_retry.environment import Environment
 from invoke_retry.errors import BackendError, InvalidPayload, NotStorable
 from invoke_retry.failure import error_info, render_traceback, type_name
@@ -135,7 +135,7 @@ class Background:
             run.forsake()
             self._log.notable(
                 "stubborn", "%s ignores its cancellation and is left behind: %s",
-                run.call.service, run.call.cid,
+                run.service, run.cid,
             )  # fmt: skip
         if not durable:
             await self._abandon()
@@ -204,8 +204,13 @@ class Background:
     async def _work(self) -> None:
         while self._inbox:
             claim = self._inbox.popleft()
+            record = claim.record
             try:
-                await self._advance(claim)
+                if record.outcome is None:
+                    await self._attempt(claim)
+                is_held = record.due is None and claim.token == record.token
+                if is_held and record.state == "notifying":
+                    await self._deliver(claim)
             except Exception as error:  # a fault of ours or of the backend must not stop the rest
                 self._log.problem("worker", "a worker met a fault: %s", type(error), error=error)
                 await self._recover(claim, error)
@@ -215,14 +220,6 @@ class Background:
             self._backend.wake()
             self._spare_worker = False
             self.changed()
-
-    async def _advance(self, claim: Claim) -> None:
-        record = claim.record
-        if record.outcome is None:
-            await self._attempt(claim)
-        held = record.due is None and claim.token == record.token
-        if record.state == "notifying" and held:
-            await self._deliver(claim)
 
     async def _recover(self, claim: Claim, error: Exception) -> None:
         """A fault counts as a failed attempt, so that it cannot come back for ever."""
@@ -258,7 +255,7 @@ class Background:
             left = deadline - began
             if limit is None or left < limit:
                 limit, cut = max(0.0, left), "deadline"
-        run = self._run(claim, record.target, record.attempts, policy.repeats)
+        run = Run(self._coordinator, claim, record.target, record.attempts, policy.repeats)
         if self._is_observed:
             self._hooks.emit(
                 events.AttemptStarted(
@@ -276,17 +273,6 @@ class Background:
             await self._give_back(claim)
         elif run.cut != "lost":
             await self._failed(claim, self._judge(run, service), ended_at)
-
-    def _run(self, claim: Claim, service: str, attempt: int, repeats: int) -> Run:
-        record = claim.record
-        call = Call()
-        call.service = service
-        call.attempt = attempt
-        call.repeats = repeats
-        call.retry = self._coordinator
-        call._cid = record.cid  # pyright: ignore[reportPrivateUsage]
-        call._origin = Caller(record.source, record.orig_cid)  # pyright: ignore[reportPrivateUsage]
-        return Run(claim, call)
 
     async def _succeeded(
         self, claim: Claim, service: Service[Any, Any], value: Any, ended_at: float
@@ -326,7 +312,7 @@ class Background:
             if permanent
             else decide(policy, record.attempts, elapsed, error, self._random)
         )
-        self._log.attempt_failed(run.call, error, then)
+        self._log.attempt_failed(run, error, then)
         return Verdict(Failure(error_info(error), render_traceback(error)), then)
 
     async def _failed(self, claim: Claim, verdict: Verdict, ended_at: float) -> None:
@@ -384,7 +370,7 @@ class Background:
             await self._park(claim, f"no service is named {record.callback!r} here")
             return
         policy = self._callback_policy
-        run = self._run(claim, service.name, record.deliveries, policy.repeats)
+        run = Run(self._coordinator, claim, service.name, record.deliveries, policy.repeats)
         try:
             arguments = _told(record, service)
         except InvalidPayload as error:
@@ -421,7 +407,7 @@ class Background:
             then: Any = "permanent"
         else:
             then = self._next_delivery(run.claim.record, error)
-        self._log.attempt_failed(run.call, error, then)
+        self._log.attempt_failed(run, error, then)
         return Verdict(Failure(error_info(error)), then)
 
     def _next_delivery(self, record: Record, error: BaseException) -> Any:
@@ -516,8 +502,10 @@ class Background:
 
         The slot is taken back at once, so for a moment one more may run than there are slots.
         """
-        run = self._runs.get(call.cid) if call is not None else None
-        if run is None or run.claim.slot is None:
+        run = call
+        while run is not None and not isinstance(run, Run):  # an inline call of a service
+            run = run.parent
+        if run is None or run.claim.slot is None or self._runs.get(run.cid) is not run:
             yield
             return
         slot = run.claim.slot
@@ -546,9 +534,9 @@ def _told(record: Record, service: Service[Any, Any]) -> tuple[Any, ...]:
 
 def _timed_out(error: BaseException, run: Run, policy: RetryPolicy) -> TimeoutError:
     if run.cut == "deadline":
-        text = f"cut off in attempt {run.call.attempt} by the deadline of {policy.deadline:g} s"
+        text = f"cut off in attempt {run.attempt} by the deadline of {policy.deadline:g} s"
     else:
-        text = f"attempt {run.call.attempt} took longer than its timeout of {policy.timeout:g} s"
+        text = f"attempt {run.attempt} took longer than its timeout of {policy.timeout:g} s"
     late = TimeoutError(text)
     late.__cause__ = error
     return late

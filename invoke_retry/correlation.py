@@ -21,8 +21,7 @@ SYSTEM_RANDOM: Random = SystemRandom()
 Not the `random` module's own source: a `random.seed(1)` of the application would make the ids
 of two processes collide, and a private `Random` repeats itself in a forked child."""
 
-_DIGITS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-_PAIRS = tuple(a + b for a in _DIGITS for b in _DIGITS)
+_DIGIT_OF_BYTE = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ" * 8
 _FORM = re.compile(r"K0[0-7][0-9A-HJKMNP-TV-Z]{25}")
 
 
@@ -49,32 +48,26 @@ class CorrelationId(str):
     @classmethod
     def new(cls, random: Random = SYSTEM_RANDOM) -> Self:
         """A fresh id of 128 random bits."""
-        return cls._of_bits(random.getrandbits(128))
+        return cls._of_bytes(random.randbytes(26))
 
     @classmethod
     def from_key(cls, key: object) -> Self:
         """The id that belongs to a natural key such as `order-4711`: the same key, the same id.
 
-        The first 128 bits of the SHA-256 of the key's UTF-8 form.
+        Each digit is taken from one byte of the SHA-256 of the key's UTF-8 form.
 
         Raises:
             ValueError: The key is empty or is no valid text (lone surrogates).
         """
         if not isinstance(key, str) or not key:
             raise ValueError(f"the key is {shown(key)}, but must be a str of 1 or more characters")
-        digest = hashlib.sha256(key.encode()).digest()
-        return cls._of_bits(int.from_bytes(digest[:16], "big"))
+        return cls._of_bytes(hashlib.sha256(key.encode()).digest()[:26])
 
     @classmethod
-    def _of_bits(cls, n: int) -> Self:
-        p = _PAIRS
-        return str.__new__(
-            cls,
-            f"K0{p[n >> 120]}{p[n >> 110 & 1023]}{p[n >> 100 & 1023]}{p[n >> 90 & 1023]}"
-            f"{p[n >> 80 & 1023]}{p[n >> 70 & 1023]}{p[n >> 60 & 1023]}{p[n >> 50 & 1023]}"
-            f"{p[n >> 40 & 1023]}{p[n >> 30 & 1023]}{p[n >> 20 & 1023]}{p[n >> 10 & 1023]}"
-            f"{p[n & 1023]}",
-        )
+    def _of_bytes(cls, data: bytes) -> Self:
+        """Three bits of the first byte and five of each of 25 more are 128 bits."""
+        digits = data.translate(_DIGIT_OF_BYTE).decode("ascii")
+        return str.__new__(cls, f"K0{data[0] & 7}{digits[1:]}")
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> CoreSchema:
@@ -132,6 +125,12 @@ class Call:
     @property
     def orig_cid(self) -> str:
         return (self._origin or self.retry.own_caller).cid
+
+    @property
+    def parent(self) -> Call | None:
+        """The call of the service that invoked this one, if it did so inline."""
+        origin = self._origin
+        return origin.call if isinstance(origin, Caller) else origin
 
     @property
     def name(self) -> str:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextvars import Context
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from invoke_retry.backends.base import Claim
 from invoke_retry.correlation import Call, here
 from invoke_retry.registry import Service
+
+if TYPE_CHECKING:
+    from invoke_retry.coordinator import InvokeRetry
 
 Cut = Literal["timeout", "deadline", "stop", "lost"]
 
@@ -17,13 +20,14 @@ _left_behind: set[asyncio.Task[None]] = set()
 """Tasks that go on after they were cancelled and given up; the loop alone would not keep them."""
 
 
-class Run:
-    """An attempt or a delivery under way.
+class Run(Call):
+    """An attempt or a delivery under way, and the `Call` that its service sees.
 
     What the service does to its own task (cancel it, leave its cancellation count raised, ignore a
     cancellation) stays there: whoever awaits `over` waits for a future that only this class sets.
 
     Attributes:
+        claim: What it is made for.
         cut: Why its task was cancelled by us; None if it was not.
         error: How the service failed; None if it returned.
         value: What it returned.
@@ -35,8 +39,6 @@ class Run:
         "_has_begun",
         "_over",
         "_task",
-        "_timer",
-        "call",
         "claim",
         "cut",
         "error",
@@ -45,15 +47,26 @@ class Run:
         "value",
     )
 
-    def __init__(self, claim: Claim, call: Call) -> None:
+    def __init__(
+        self, retry: InvokeRetry, claim: Claim, service: str, attempt: int, repeats: int
+    ) -> None:
+        self.retry = retry
         self.claim = claim
-        self.call = call
+        self.service = service
+        self.attempt = attempt
+        self.repeats = repeats
+        self._cid = claim.record.cid
         self.cut: Cut | None = None
         self.error: BaseException | None = None
         self.value: Any = None
         self.forsaken = False
         self.lent = 0
         self._has_begun = False
+
+    @property
+    def orig_cid(self) -> str:
+        """The id of whoever invoked the invocation."""
+        return self.claim.record.orig_cid
 
     async def over(
         self,
@@ -112,7 +125,7 @@ class Run:
         self, function: Callable[..., Awaitable[Any]], arguments: tuple[Any, ...]
     ) -> None:
         self._has_begun = True
-        here.set(self.call)
+        here.set(self)
         try:
             self.value = await function(*arguments)
         except (KeyboardInterrupt, GeneratorExit):  # the process, or its loop, is about to end

@@ -30,6 +30,7 @@ from invoke_retry.record import FINAL, Record
 
 _LONGEST_TIMER = DAY  # an event loop may not take a timer of 100 years
 _UNFINISHED: tuple[State, ...] = ("waiting", "running", "notifying", "parked")
+_UNDECIDED: frozenset[State] = frozenset(("waiting", "running", "parked"))
 _ACTIVE: frozenset[State] = frozenset(("waiting", "running", "notifying"))
 
 # when it fires, a number that breaks ties, the record, and whether it is its deadline
@@ -138,14 +139,17 @@ class MemoryBackend(Backend):
         record = claim.record
         if record.token != claim.token:
             return False
-        self._transit(claim, record, transition, *args, **kwargs)
+        state = record.state
+        transition(record, *args, **kwargs)
+        claim.token = record.token  # before anybody else is given the record below
+        self._file(record, state)
         return True
 
     async def amend(
         self, cid: str, transition: Transition[T], *args: T.args, **kwargs: T.kwargs
     ) -> Record:
         record = self._find(cid)
-        self._transit(None, record, transition, *args, **kwargs)
+        self._transit(record, transition, *args, **kwargs)
         return record
 
     async def get(self, cid: str) -> Record:
@@ -202,29 +206,27 @@ class MemoryBackend(Backend):
             ) from None
 
     def _transit(
-        self,
-        claim: Claim | None,
-        record: Record,
-        transition: Transition[T],
-        *args: T.args,
-        **kwargs: T.kwargs,
+        self, record: Record, transition: Transition[T], *args: T.args, **kwargs: T.kwargs
     ) -> None:
-        state, service, undecided = record.state, record.service, record.outcome is None
-        was_queued = record.due is not None
+        """A transition of a record that nobody holds, or that is taken from its holder."""
+        state, service, was_queued = record.state, record.service, record.due is not None
         transition(record, *args, **kwargs)
-        if claim is not None:
-            claim.token = record.token  # before anybody else is given the record below
-        self._counts[state] -= 1
-        self._counts[record.state] += 1
-        if was_queued:
-            self._unqueue(service, record)
-        if undecided and record.outcome is not None:
-            self._tell_waiters(record)
-        if record.state in _ACTIVE:
-            if record.due is not None:
-                self._queue(record)
-            return
-        self._retire(record)
+        if was_queued and not self._ready.discard(service, record.cid):
+            self._count_stale()  # its entry in the heap is passed over later
+        self._file(record, state)
+
+    def _file(self, record: Record, before: State) -> None:
+        """Put the record where its new state belongs."""
+        state, counts = record.state, self._counts
+        if state != before:
+            counts[before] -= 1
+            counts[state] += 1
+            if before in _UNDECIDED and record.outcome is not None:
+                self._tell_waiters(record)
+        if state not in _ACTIVE:
+            self._retire(record)
+        elif record.due is not None:
+            self._queue(record)
 
     def _tell_waiters(self, record: Record) -> None:
         if record.policy.deadline is not None:
@@ -241,11 +243,6 @@ class MemoryBackend(Backend):
             self.wake()
         else:
             self._push(due, record)
-
-    def _unqueue(self, service: str, record: Record) -> None:
-        """The record is elsewhere now; its entry in the heap, if any, is passed over later."""
-        if not self._ready.discard(service, record.cid):
-            self._count_stale()
 
     def _count_stale(self) -> None:
         self._stale += 1
@@ -318,7 +315,7 @@ class MemoryBackend(Backend):
         elif record.outcome is None:
             self._end(record, now, "parked")
         else:
-            self._transit(None, record, machine.bury, None)
+            self._transit(record, machine.bury, None)
 
     def _pass_deadline(self, record: Record, now: float) -> None:
         # a running attempt is cut by whoever runs it
@@ -326,6 +323,6 @@ class MemoryBackend(Backend):
             self._end(record, now, "deadline")
 
     def _end(self, record: Record, now: float, reason: Reason) -> None:
-        self._transit(None, record, machine.end, now, reason, self._time.utc(), None)
+        self._transit(record, machine.end, now, reason, self._time.utc(), None)
         if self._runner is not None:
             self._runner.ended(record)
