@@ -706,6 +706,11 @@ class InvokeRetry:
         """Where this coordinator reads time; inside an event loop only."""
         return self._environment.clock
 
+    @property
+    def is_durable(self) -> bool:
+        """Whether what is accepted survives the process."""
+        return self._backend.durable
+
     def _current_task(self) -> asyncio.Task[Any] | None:
         loop = asyncio.get_running_loop()
         self._thread.loop = loop
