@@ -57,6 +57,7 @@ class Background:
         environment: Environment,
         callback_policy: RetryPolicy,
         max_running: int,
+        works: bool,
         context: Context,
     ) -> None:
         self._coordinator = coordinator
@@ -68,6 +69,7 @@ class Background:
         self._is_observed = environment.is_observed
         self._log = environment.log
         self._callback_policy = callback_policy
+        self._works = works
         self._context = context
         self._loop = asyncio.get_running_loop()
         self.slots = Slots(max_running, services)
@@ -95,17 +97,22 @@ class Background:
             opened: Learns when the backend is open, or why it is not.
         """
         try:
-            await self._backend.open(self._clock, self)
+            await self._backend.open(self._clock, self if self._works else None)
         except Exception as error:
             opened.set_exception(error)
             return
-        async with asyncio.TaskGroup() as self._group:
-            opened.set_result(None)
-            self._backend.wake()
-            await self._leave.wait()
-            await self._end_all()
-            for worker in self._workers:
-                worker.cancel()
+        try:
+            async with asyncio.TaskGroup() as self._group:
+                opened.set_result(None)
+                self._backend.wake()
+                await self._leave.wait()
+                await self._end_all()
+                for worker in self._workers:
+                    worker.cancel()
+        finally:
+            self._backend.pause()
+            if not self._backend.durable:
+                await self._tell_what_is_left()
 
     def leave(self, grace: float | None) -> None:
         """Begin to end: wait for the work that is under way, at most *grace* seconds."""
@@ -121,7 +128,7 @@ class Background:
         durable = self._backend.durable
         if durable:
             self._backend.pause()
-        if self._grace != 0:
+        if self._grace != 0 and self._works:
             await self._until(lambda: self._hurry.is_set() or self._is_done(), self._grace)
         until = self._clock.monotonic() + LEAVE_SECONDS
         self._stopping = True
@@ -139,10 +146,9 @@ class Background:
             )  # fmt: skip
         if not durable:
             await self._abandon()
-            await self._until(self._is_done, until - self._clock.monotonic() - _CANCEL_SECONDS)
+            left = until - self._clock.monotonic() - _CANCEL_SECONDS
+            await self._until(self._is_done, left if self._works else 0)
             await self._abandon()
-            self._backend.pause()
-            await self._tell_what_is_left()
 
     def _is_done(self) -> bool:
         return not self._runs and (self._backend.durable or self._backend.is_idle())
@@ -170,9 +176,7 @@ class Background:
                 self.ended(record)
 
     async def _tell_what_is_left(self) -> None:
-        left = self._undelivered + [
-            record.cid for record in await self._backend.unfinished() if record.callback
-        ]
+        left = self._undelivered + [record.cid for record in await self._backend.unfinished()]
         for i in range(0, len(left), _CIDS_PER_LINE):
             self._log.left(left[i : i + _CIDS_PER_LINE], len(left))
 
@@ -212,7 +216,6 @@ class Background:
                 if is_held and record.state == "notifying":
                     await self._deliver(claim)
             except Exception as error:  # a fault of ours or of the backend must not stop the rest
-                self._log.problem("worker", "a worker met a fault: %s", type(error), error=error)
                 await self._recover(claim, error)
             if claim.slot is not None:
                 self.slots.give(claim.slot)
@@ -223,9 +226,14 @@ class Background:
 
     async def _recover(self, claim: Claim, error: Exception) -> None:
         """A fault counts as a failed attempt, so that it cannot come back for ever."""
+        record = claim.record
+        self._log.problem(
+            "worker", "a worker met a fault: %s at %s", type_name(error), record.cid, error=error
+        )
+        if claim.token != record.token:
+            return
         failure = Failure(error_info(error), render_traceback(error))
         now = self._clock.monotonic()
-        record = claim.record
         if record.state == "running":
             then = decide(record.policy, record.attempts, now - record.began, error, self._random)
             await self._failed(claim, Verdict(failure, then), self._clock.utc())
@@ -353,8 +361,8 @@ class Background:
     def _move_on(self, claim: Claim) -> bool:
         """Change the target's slot for one of the callback, if there is one to have."""
         record = claim.record
-        assert claim.slot is not None
-        self.slots.give(claim.slot)
+        if claim.slot is not None:
+            self.slots.give(claim.slot)
         claim.slot = record.callback
         if record.callback is not None and self.slots.admits(record.callback):
             self.slots.take(record.callback)
@@ -508,17 +516,15 @@ class Background:
         if run is None or run.claim.slot is None or self._runs.get(run.cid) is not run:
             yield
             return
-        slot = run.claim.slot
-        run.lent += 1
-        if run.lent == 1:
-            self.slots.give(slot)
-            self._backend.wake()
+        slot, run.claim.slot = run.claim.slot, None
+        self.slots.give(slot)
+        self._backend.wake()
         try:
             yield
         finally:
-            run.lent -= 1
-            if run.lent == 0:
+            if self._runs.get(run.cid) is run:
                 self.slots.take(slot)
+                run.claim.slot = slot
 
 
 def _told(record: Record, service: Service[Any, Any]) -> tuple[Any, ...]:

@@ -28,7 +28,7 @@ from invoke_retry.errors import (
     InvocationNotFound,
     NotRunning,
 )
-from invoke_retry.failure import error_info
+from invoke_retry.failure import error_info, render_traceback
 from invoke_retry.inline import Inline, ThisThread, task_of
 from invoke_retry.machine import IllegalTransition
 from invoke_retry.models import CallbackPayload, Health, Invocation, State, utc_time
@@ -300,7 +300,12 @@ class InvokeRetry:
             now = self.clock.monotonic()
             record.attempts = 1
             record.history = [
-                PastAttempt(1, started_at, started_at + now - began, Failure(error_info(error)))
+                PastAttempt(
+                    1,
+                    started_at,
+                    started_at + now - began,
+                    Failure(error_info(error), render_traceback(error)),
+                )
             ]
             record.due = now + wait
             failed = error
@@ -614,7 +619,7 @@ class InvokeRetry:
             ok=problem is None,
             problem=problem,
             running=background.slots.total if background else 0,
-            max_running=self._max_running if self._work else 0,
+            max_running=self._max_running,
         )
 
     @contextmanager
@@ -644,18 +649,18 @@ class InvokeRetry:
             raise InvalidState("a coordinator is entered once; make another one")
         self._phase = "left"  # what it is if opening fails
         self._running_clock = self._environment.clock
-        if not self._work:
-            await self._backend.open(self.clock, None)
-            self._phase = "open"
-            return self
         loop = asyncio.get_running_loop()
         opened: asyncio.Future[None] = loop.create_future()
         self._background = Background(
-            self, self.services, self._backend,
+            self,
+            self.services,
+            self._backend,
             environment=self._environment,
-            callback_policy=self._callback_policy, max_running=self._max_running,
+            callback_policy=self._callback_policy,
+            max_running=self._max_running,
+            works=self._work,
             context=copy_context(),
-        )  # fmt: skip
+        )
         self._supervisor = loop.create_task(
             self._background.serve(opened), name=f"invoke_retry {self.name}"
         )
@@ -663,7 +668,11 @@ class InvokeRetry:
             await opened
         except BaseException:
             self._supervisor.cancel()
+            with anyio.CancelScope(shield=True):
+                await asyncio.wait({self._supervisor})
+                await self._backend.close()
             raise
+        self._supervisor.add_done_callback(self._on_supervisor_done)
         self._phase = "open"
         return self
 
@@ -698,6 +707,12 @@ class InvokeRetry:
             raise asyncio.CancelledError
         if self._supervisor is not None and not self._supervisor.cancelled():
             self._supervisor.result()
+
+    def _on_supervisor_done(self, supervisor: asyncio.Task[None]) -> None:
+        if not supervisor.cancelled() and (error := supervisor.exception()) is not None:
+            self._environment.log.problem(
+                "supervisor", "the background has stopped by a fault", error=error
+            )
 
     # Small helpers.
 

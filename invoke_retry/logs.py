@@ -70,7 +70,7 @@ class Log:
 
     def left(self, cids: list[str], total: int) -> None:
         """Ids whose outcome nobody was told; never held back."""
-        logger.error("left with %d outcomes that were not delivered: %s", total, " ".join(cids))
+        logger.error("left with %d invocations that nobody was told of: %s", total, " ".join(cids))
 
     def _may(self, family: str, kind: str, lines: int = LINES_PER_MINUTE) -> str | None:
         """What to add to the line, or None if it is held back."""

@@ -32,7 +32,6 @@ class Run(Call):
         error: How the service failed; None if it returned.
         value: What it returned.
         forsaken: It ignored its cancellation and is waited for no longer.
-        lent: How many `wait` calls of the service lend its slot at the moment.
     """
 
     __slots__ = (
@@ -43,7 +42,6 @@ class Run(Call):
         "cut",
         "error",
         "forsaken",
-        "lent",
         "value",
     )
 
@@ -60,7 +58,6 @@ class Run(Call):
         self.error: BaseException | None = None
         self.value: Any = None
         self.forsaken = False
-        self.lent = 0
         self._has_begun = False
 
     @property
@@ -128,13 +125,17 @@ class Run(Call):
         here.set(self)
         try:
             self.value = await function(*arguments)
-        except (KeyboardInterrupt, GeneratorExit):  # the process, or its loop, is about to end
-            self.cut, self.error = "stop", asyncio.CancelledError()
+        except KeyboardInterrupt as error:
+            self.cut, self.error = "stop", error
+            self._end()
             raise
         except BaseException as error:  # SystemExit here would stop the whole event loop
             # our own frame says nothing, and would make a cycle
             trace = error.__traceback__
             self.error = error.with_traceback(trace and trace.tb_next)
-        finally:
-            if not self._over.done():
-                self._over.set_result(None)
+        self._end()
+
+    def _end(self) -> None:
+        # a loop that is closed throws away what still ran in it
+        if not self._over.done() and not self._over.get_loop().is_closed():
+            self._over.set_result(None)

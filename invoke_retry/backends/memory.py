@@ -289,7 +289,15 @@ class MemoryBackend(Backend):
 
     def _on_timer(self) -> None:
         self._timer, self._timer_at = None, float("inf")
-        now = self._time.monotonic()
+        try:
+            self._pass_time(self._time.monotonic())
+        finally:
+            if self._later:
+                self._set_timer(self._later[0][0])
+            if self._finished:
+                self._set_timer(self._finished[0][0])
+
+    def _pass_time(self, now: float) -> None:
         later = self._later
         while later and later[0][0] <= now:
             entry = heappop(later)
@@ -302,10 +310,6 @@ class MemoryBackend(Backend):
         while self._finished and self._finished[0][0] <= now:
             self._forget(self._finished.popleft()[1])
         self.wake()
-        if later:
-            self._set_timer(later[0][0])
-        if self._finished:
-            self._set_timer(self._finished[0][0])
 
     def _come_due(self, record: Record, now: float) -> None:
         if record.state in _ACTIVE:

@@ -8,13 +8,15 @@ Subclass it in a test module and say how a backend is made::
         def make_backend(self, **options: Any) -> Backend:
             return MyBackend(..., **options)
 
-It needs pytest and pytest-asyncio (`pip install 'invoke-retry[test]'`). Waits are some hundredths of
-a second, so it may run in real time as well as in virtual time.
+It needs pytest and pytest-asyncio (`pip install 'invoke-retry[test]'`). Waits are some hundredths
+of a second, so it may run in real time as well as in virtual time.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from itertools import pairwise
 from typing import Any
 
 from invoke_retry.backends.base import Backend
@@ -99,14 +101,29 @@ class Stage:
                 await self._news.wait()
 
 
+async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
+    """Wait until the condition holds; not every backend can tell when."""
+    async with asyncio.timeout(10):
+        while not await condition():  # noqa: ASYNC110
+            await asyncio.sleep(TICK / 4)
+
+
+async def is_in(retry: InvokeRetry, cid: str, *states: str) -> Invocation:
+    """Wait until the invocation is in one of the states."""
+    invocation = await retry.get(cid)
+
+    async def arrived() -> bool:
+        nonlocal invocation
+        invocation = await retry.get(cid)
+        return invocation.state in states
+
+    await eventually(arrived)
+    return invocation
+
+
 async def settled(retry: InvokeRetry, cid: str) -> Invocation:
     """Wait until nothing more happens to the invocation by itself."""
-    async with asyncio.timeout(10):
-        while True:
-            invocation = await retry.get(cid)
-            if invocation.state in ("succeeded", "failed", "cancelled", "dead"):
-                return invocation
-            await asyncio.sleep(TICK / 4)
+    return await is_in(retry, cid, "succeeded", "failed", "cancelled", "dead")
 
 
 class BackendConformance:
@@ -154,7 +171,7 @@ class BackendConformance:
         assert (outcome.error.type, outcome.error.message) == ("ValueError", "no use: 7")
         assert [number for _, number, _ in stage.calls] == list(range(1, 2 + repeats))
         times = [time for _, _, time in stage.calls]
-        assert all(b - a >= TICK * 0.999 for a, b in zip(times, times[1:], strict=False))
+        assert all(b - a >= TICK * 0.999 for a, b in pairwise(times))
         assert [attempt.number for attempt in done.history] == list(range(1, 2 + repeats))
         assert all("ValueError" in (attempt.traceback or "") for attempt in done.history)
 
@@ -204,8 +221,7 @@ class BackendConformance:
         async with self.make_retry(stage) as retry:
             cid = await retry.invoke_async("fail", repeats=1, seconds=3600, callback="tell")
             await stage.called("fail")
-            while (await retry.get(cid)).state != "waiting":
-                await asyncio.sleep(TICK / 4)
+            await is_in(retry, cid, "waiting")
             assert await retry.cancel(cid)
             assert not await retry.cancel(cid)
             done = await settled(retry, cid)
@@ -230,8 +246,7 @@ class BackendConformance:
         async with self.make_retry(stage) as retry:
             cid = await retry.invoke_async("fail", repeats=1, seconds=3600)
             await stage.called("fail")
-            while (await retry.get(cid)).state != "waiting":
-                await asyncio.sleep(TICK / 4)
+            await is_in(retry, cid, "waiting")
             assert await retry.run_now(cid)
             assert (await retry.wait(cid, timeout=10)).attempts == 2
             assert not await retry.run_now(cid)
@@ -392,9 +407,11 @@ class BackendConformance:
             gone = await retry.invoke_async("echo", repeats=0, seconds=0)
             dead = await retry.invoke_async("echo", repeats=0, seconds=0, callback="tell")
             await settled(retry, dead)
-            async with asyncio.timeout(10):
-                while [each.call_cid for each in await retry.search()] != [dead]:
-                    await asyncio.sleep(TICK / 4)
+
+            async def pruned() -> bool:
+                return [each.call_cid for each in await retry.search()] == [dead]
+
+            await eventually(pruned)
             with pytest.raises(InvocationNotFound):
                 await retry.get(gone)
             counts = await retry.counts()
@@ -417,8 +434,6 @@ class BackendConformance:
             for i in range(20):
                 await retry.invoke_async("echo", i, repeats=0, seconds=0, callback="tell")
             if retry.is_durable:
-                async with asyncio.timeout(10):
-                    while len(stage.told) < 20:
-                        await asyncio.sleep(TICK / 4)
+                await stage.called("tell", 20)
         assert sorted(told.response for told in stage.told) == list(range(20))
         assert retry.health().running == 0
