@@ -136,7 +136,7 @@ class InvokeRetry:
         seconds: Duration | None = None,
         minutes: Duration | None = None,
         policy: RetryPolicy | None = None,
-        async_fallback: Literal[True],
+        async_fallback: bool,
         callback: str | AnyService | None = None,
         context: Any = None,
         cid: str | None = None,
@@ -144,7 +144,7 @@ class InvokeRetry:
     @overload
     async def invoke(
         self,
-        target: str | AnyService,
+        target: str,
         payload: Any = ...,
         *,
         repeats: int | None = None,
