@@ -31,11 +31,12 @@ from invoke_retry.errors import (
 from invoke_retry.failure import error_info, render_traceback
 from invoke_retry.inline import Inline, ThisThread, task_of
 from invoke_retry.machine import IllegalTransition
-from invoke_retry.models import CallbackPayload, Health, Invocation, State, utc_time
+from invoke_retry.models import CallbackPayload, Health, Invocation, State
 from invoke_retry.policy import RetryPolicy
 from invoke_retry.record import Failure, PastAttempt, Record, callback_payload, invocation
 from invoke_retry.registry import MISSING, Missing, Plan, Service, ServiceRegistry
 from invoke_retry.storable import dump_any
+from invoke_retry.work import Work
 
 P = TypeVar("P")
 R = TypeVar("R")
@@ -95,7 +96,7 @@ class InvokeRetry:
         self.services = services
         self.name = _text("name", name)
         self._backend = backend_from(backend)
-        self._work = work
+        self._works = work
         self._max_running = at_least("max_running", max_running, 1)
         self._callback_policy = callback_policy
         self._grace = None if grace is None else seconds_of("grace", grace)
@@ -398,12 +399,14 @@ class InvokeRetry:
         if kept is not record:
             _check_same(kept, record)
         elif self._environment.is_observed:
-            self._environment.hooks.emit(
-                events.Accepted(
-                    at=utc_time(record.created_at), cid=record.cid, target=record.target,
-                    source=record.source, orig_cid=record.orig_cid, callback=record.callback,
-                )
-            )  # fmt: skip
+            self._environment.tell(
+                events.Accepted,
+                record.cid,
+                record.target,
+                source=record.source,
+                orig_cid=record.orig_cid,
+                callback=record.callback,
+            )
         return kept.cid
 
     async def _known(self, record: Record) -> Record | None:
@@ -651,16 +654,16 @@ class InvokeRetry:
         self._running_clock = self._environment.clock
         loop = asyncio.get_running_loop()
         opened: asyncio.Future[None] = loop.create_future()
-        self._background = Background(
+        work = Work(
             self,
             self.services,
             self._backend,
             environment=self._environment,
             callback_policy=self._callback_policy,
             max_running=self._max_running,
-            works=self._work,
             context=copy_context(),
         )
+        self._background = Background(self._backend, self._environment, work, works=self._works)
         self._supervisor = loop.create_task(
             self._background.serve(opened), name=f"invoke_retry {self.name}"
         )

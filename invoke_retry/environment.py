@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from random import Random
+from typing import Any
 
 from invoke_retry.clock import Clock, running_clock
-from invoke_retry.events import Hooks
+from invoke_retry.events import Event, Hooks
 from invoke_retry.logs import Log
+from invoke_retry.models import utc_time
 
 
 class Environment:
@@ -24,6 +26,12 @@ class Environment:
         self.hooks = hooks
         self.is_observed = bool(hooks)
         self.log = Log(clock)
+
+    def tell(self, kind: type[Event], cid: str, target: str, **fields: Any) -> None:
+        """Tell the hooks, if there are any, of an event that happens now."""
+        if self.is_observed:
+            at = utc_time(self.clock.utc())
+            self.hooks.emit(kind(at=at, cid=cid, target=target, **fields))
 
     @property
     def clock(self) -> Clock:

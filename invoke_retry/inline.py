@@ -21,7 +21,7 @@ from invoke_retry.correlation import Call, here
 from invoke_retry.environment import Environment
 from invoke_retry.errors import RetriesExhausted
 from invoke_retry.failure import describe, error_info
-from invoke_retry.models import Reason, utc_time
+from invoke_retry.models import Reason
 from invoke_retry.policy import RetryPolicy, decide, is_retryable
 from invoke_retry.registry import Service
 
@@ -143,12 +143,7 @@ class Inline:
             return await self._service.function(*self._arguments)
         self._attempt_began = self._clock.monotonic()
         if self._environment.is_observed:
-            self._environment.hooks.emit(
-                events.AttemptStarted(
-                    at=utc_time(self._clock.utc()), cid=self._call.cid, target=self._service.name,
-                    attempt=self._call.attempt, repeats=self._policy.repeats, background=False,
-                )
-            )  # fmt: skip
+            self._tell(events.AttemptStarted, repeats=self._policy.repeats)
         limit, what = self._limit()
         if limit is None:
             return await self._service.function(*self._arguments)
@@ -215,29 +210,30 @@ class Inline:
     def _tell_failure(self, error: Exception, wait: float | None, reason: Reason | None) -> None:
         if not self._environment.is_observed:
             return
-        call, at, target = self._call, utc_time(self._clock.utc()), self._service.name
-        self._environment.hooks.emit(
-            events.AttemptFailed(
-                at=at, cid=call.cid, target=target, attempt=call.attempt,
-                repeats=self._policy.repeats, background=False, error=error_info(error),
-                seconds=max(0.0, self._clock.monotonic() - self._attempt_began),
-            )
-        )  # fmt: skip
+        seconds = max(0.0, self._clock.monotonic() - self._attempt_began)
+        self._tell(
+            events.AttemptFailed,
+            repeats=self._policy.repeats,
+            error=error_info(error),
+            seconds=seconds,
+        )
         if reason is not None:
             self._tell_outcome(reason, error)
         elif wait is not None:
-            self._environment.hooks.emit(
-                events.Waiting(
-                    at=at, cid=call.cid, target=target, attempt=call.attempt + 1, seconds=wait,
-                    background=False,
-                )
-            )  # fmt: skip
+            self._tell(events.Waiting, attempt=self._call.attempt + 1, seconds=wait)
 
     def _tell_outcome(self, reason: Reason, error: Exception | None) -> None:
-        self._environment.hooks.emit(
-            events.Outcome(
-                at=utc_time(self._clock.utc()), cid=self._call.cid, target=self._service.name,
-                ok=error is None, reason=reason, attempts=self._call.attempt,
-                error=error_info(error) if error else None, background=False,
-            )
-        )  # fmt: skip
+        self._environment.tell(
+            events.Outcome,
+            self._call.cid,
+            self._service.name,
+            ok=error is None,
+            reason=reason,
+            attempts=self._call.attempt,
+            error=error_info(error) if error else None,
+            background=False,
+        )
+
+    def _tell(self, kind: type[events.Event], **fields: Any) -> None:
+        fields = {"attempt": self._call.attempt, "background": False, **fields}
+        self._environment.tell(kind, self._call.cid, self._service.name, **fields)

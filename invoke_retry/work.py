@@ -1,0 +1,400 @@
+"""One claim at work: the attempt, what follows from it, and the delivery of the outcome.
+
+Each step ends in a transition that the backend writes down. A claim that was lost meanwhile
+changes nothing any more, and tells nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextvars import Context
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_origin
+
+import anyio
+
+from invoke_retry import events, machine
+from invoke_retry.backends.base import Backend, Claim, T, Transition
+from invoke_retry.environment import Environment
+from invoke_retry.errors import BackendError, InvalidPayload, NotStorable
+from invoke_retry.failure import error_info, render_traceback, type_name
+from invoke_retry.policy import RetryPolicy, Stop, decide, is_retryable
+from invoke_retry.record import Failure, Record, callback_payload
+from invoke_retry.registry import Service, ServiceRegistry
+from invoke_retry.run import Cut, Run
+from invoke_retry.slots import Slots
+
+if TYPE_CHECKING:
+    from invoke_retry.coordinator import InvokeRetry
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0
+
+
+class Verdict(NamedTuple):
+    """What follows a failed attempt: a wait in seconds, or why to stop."""
+
+    failure: Failure
+    then: float | Stop | Literal["permanent"]
+
+
+class Work:
+    """Advances claims, for the workers of one coordinator.
+
+    Attributes:
+        slots: What runs, and may run.
+        runs: Attempts and deliveries under way, by cid.
+        is_stopping: No attempt is begun any more, and a delivery is not repeated.
+        undelivered: Ids of the outcomes that could not be delivered while stopping.
+        problem: What keeps the backend from writing; None if nothing does.
+    """
+
+    def __init__(
+        self,
+        coordinator: InvokeRetry,
+        services: ServiceRegistry,
+        backend: Backend,
+        *,
+        environment: Environment,
+        callback_policy: RetryPolicy,
+        max_running: int,
+        context: Context,
+    ) -> None:
+        self._coordinator = coordinator
+        self._services = services
+        self._backend = backend
+        self._environment = environment
+        self._clock = environment.clock
+        self._log = environment.log
+        self._callback_policy = callback_policy
+        self._context = context
+        self._loop = asyncio.get_running_loop()
+        self.slots = Slots(max_running, services)
+        self.runs: dict[str, Run] = {}
+        self.is_stopping = False
+        self.undelivered: list[str] = []
+        self.problem: str | None = None
+
+    async def advance(self, claim: Claim) -> None:
+        """Make the attempt or the delivery that the claim is for; after a last attempt, both."""
+        record = claim.record
+        try:
+            if record.outcome is None:
+                await self._attempt(claim)
+            is_held = record.due is None and claim.token == record.token
+            if is_held and record.state == "notifying":
+                await self._deliver(claim)
+        except Exception as error:  # a fault of ours or of the backend must not stop the rest
+            await self._recover(claim, error)
+
+    # An attempt of the target.
+
+    async def _attempt(self, claim: Claim) -> None:
+        record = claim.record
+        if self.is_stopping:
+            await self._give_back(claim, unstarted=True)
+            return
+        service = self._services.find(record.target)
+        if service is None:
+            await self._park(claim, f"no service is named {record.target!r} here")
+            return
+        try:
+            arguments = service.stored_arguments(record.payload)
+        except Exception as error:  # a validator of the user's own may raise anything
+            await self._park(claim, f"its stored payload no longer fits: {type_name(error)}")
+            return
+        clock, repeats = self._clock, record.policy.repeats
+        began, began_at = clock.monotonic(), record.attempt_at or clock.utc()
+        limit, cut = _limit(record, began)
+        run = Run(self._coordinator, claim, record.target, record.attempts, repeats)
+        if self._environment.is_observed:
+            self._tell(
+                events.AttemptStarted, record, attempt=run.attempt, repeats=repeats, background=True
+            )
+        await run.over(self._loop, self._context.copy(), self.runs, service, arguments, limit, cut)
+        ended_at = began_at + clock.monotonic() - began
+        if run.forsaken or claim.token != record.token:
+            return
+        if run.error is None:
+            await self._succeeded(claim, service, run.value, ended_at)
+        elif run.cut == "stop":
+            await self._give_back(claim)
+        elif run.cut != "lost":
+            await self._failed(claim, self._judge(run, service), ended_at)
+
+    async def _succeeded(
+        self, claim: Claim, service: Service[Any, Any], value: Any, ended_at: float
+    ) -> None:
+        response, omitted = None, None
+        if value is not None:
+            try:
+                response = service.dump_response(value, self._backend.max_bytes)
+            except NotStorable as error:
+                omitted = str(error)
+        self.slots.note(service.name, failed=False)
+        kept = await self._keep(
+            claim,
+            machine.finish,
+            self._clock.monotonic(),
+            "succeeded",
+            ended_at,
+            response=response,
+            response_omitted=omitted,
+            deliver_at_once=self._move_on(claim),
+        )
+        if kept:
+            self.tell_outcome(claim.record)
+
+    def _judge(self, run: Run, service: Service[Any, Any]) -> Verdict:
+        """Decide over a failure, and let go of the exception: its frames hold the payload."""
+        record = run.claim.record
+        policy, error, run.error = record.policy, run.error, None
+        assert error is not None
+        is_cancelled = isinstance(error, asyncio.CancelledError)
+        if is_cancelled and run.cut in ("timeout", "deadline"):
+            error = _timed_out(error, run, policy)
+        elif not is_cancelled and run.cut != "deadline" and not _may_pass(error, service):
+            return self._verdict(run, error, "permanent")
+        elapsed = self._clock.monotonic() - record.began
+        then = decide(policy, run.attempt, elapsed, error, self._environment.random)
+        return self._verdict(run, error, then)
+
+    def _verdict(
+        self, run: Run, error: BaseException, then: float | Stop | Literal["permanent"]
+    ) -> Verdict:
+        self._log.attempt_failed(run, error, then)
+        return Verdict(Failure(error_info(error), render_traceback(error)), then)
+
+    async def _failed(self, claim: Claim, verdict: Verdict, ended_at: float) -> None:
+        record, attempt = claim.record, claim.record.attempts
+        failure, then = verdict
+        seconds = max(0.0, ended_at - (record.attempt_at or ended_at))
+        self.slots.note(record.target, failed=True)
+        now = self._clock.monotonic()
+        if isinstance(then, str):
+            kept = await self._keep(
+                claim,
+                machine.finish,
+                now,
+                then,
+                ended_at,
+                failure=failure,
+                deliver_at_once=self._move_on(claim),
+            )
+        else:
+            kept = await self._keep(claim, machine.retry, now + then, ended_at, failure)
+        if kept and self._environment.is_observed:
+            self._tell(
+                events.AttemptFailed,
+                record,
+                attempt=attempt,
+                repeats=record.policy.repeats,
+                background=True,
+                error=failure.error,
+                seconds=seconds,
+            )
+            if isinstance(then, str):
+                self.tell_outcome(record)
+            else:
+                self._tell(
+                    events.Waiting, record, attempt=attempt + 1, seconds=then, background=True
+                )
+
+    def _move_on(self, claim: Claim) -> bool:
+        """Change the target's slot for one of the callback, if there is one to have."""
+        if claim.slot is not None:
+            self.slots.give(claim.slot)
+        claim.slot = callback = claim.record.callback
+        if callback is not None and self.slots.admits(callback):
+            self.slots.take(callback)
+            return True
+        claim.slot = None
+        return False
+
+    # A delivery to the callback.
+
+    async def _deliver(self, claim: Claim) -> None:
+        record, policy = claim.record, self._callback_policy
+        assert record.callback is not None
+        service = self._services.find(record.callback)
+        if service is None:
+            await self._park(claim, f"no service is named {record.callback!r} here")
+            return
+        run = Run(self._coordinator, claim, service.name, record.deliveries, policy.repeats)
+        try:
+            arguments = _told(record, service)
+        except InvalidPayload as error:
+            run.error = error
+        else:
+            await run.over(
+                self._loop,
+                self._context.copy(),
+                self.runs,
+                service,
+                arguments,
+                policy.timeout,
+                "timeout",
+            )
+        if run.forsaken or claim.token != record.token:
+            return
+        if run.error is None:
+            self.slots.note(service.name, failed=False)
+            if await self._keep(claim, machine.settle) and self._environment.is_observed:
+                self._tell(
+                    events.CallbackDelivered,
+                    record,
+                    callback=service.name,
+                    deliveries=record.deliveries,
+                )
+        elif run.cut == "stop":
+            await self._give_back(claim)
+        elif run.cut != "lost":
+            await self._not_delivered(claim, self._judge_delivery(run, service))
+
+    def _judge_delivery(self, run: Run, service: Service[Any, Any]) -> Verdict:
+        error, run.error = run.error, None
+        assert error is not None
+        if isinstance(error, asyncio.CancelledError) and run.cut == "timeout":
+            error = _timed_out(error, run, self._callback_policy)
+        # an outcome is worth every attempt that the policy has, whatever the callback raises
+        if isinstance(error, Exception) and not _may_pass(error, service):
+            return self._verdict(run, error, "permanent")
+        return self._verdict(run, error, self._next_delivery(run.claim.record, error))
+
+    def _next_delivery(self, record: Record, error: BaseException) -> float | Stop:
+        if self.is_stopping:
+            return "exhausted"
+        elapsed = self._clock.monotonic() - record.began
+        random = self._environment.random
+        return decide(self._callback_policy, record.deliveries, elapsed, error, random)
+
+    async def _not_delivered(self, claim: Claim, verdict: Verdict) -> None:
+        record, callback = claim.record, claim.record.callback or ""
+        failure, then = verdict
+        self.slots.note(callback, failed=True)
+        if isinstance(then, str):
+            kept = await self._keep(claim, machine.bury, failure.error)
+        else:
+            due = self._clock.monotonic() + then
+            kept = await self._keep(claim, machine.postpone, due, failure.error)
+        if not kept:
+            return
+        self._tell(
+            events.CallbackFailed,
+            record,
+            callback=callback,
+            deliveries=record.deliveries,
+            error=failure.error,
+            seconds=None if isinstance(then, str) else then,
+        )
+        if isinstance(then, str):
+            if self.is_stopping:
+                self.undelivered.append(record.cid)
+            text = "the outcome of %s could not be delivered to %s: %s"
+            self._log.notable("dead", text, record.target, callback, record.cid)
+            self._tell(events.Dead, record, callback=callback)
+
+    # What else may become of a claim.
+
+    async def _recover(self, claim: Claim, error: Exception) -> None:
+        """A fault counts as a failed attempt, so that it cannot come back for ever."""
+        record = claim.record
+        text = "a worker met a fault: %s at %s"
+        self._log.problem("worker", text, type_name(error), record.cid, error=error)
+        if claim.token != record.token:
+            return
+        failure = Failure(error_info(error), render_traceback(error))
+        if record.state == "running":
+            elapsed = self._clock.monotonic() - record.began
+            random = self._environment.random
+            then = decide(record.policy, record.attempts, elapsed, error, random)
+            await self._failed(claim, Verdict(failure, then), self._clock.utc())
+        elif record.state == "notifying" and record.due is None:
+            await self._not_delivered(claim, Verdict(failure, self._next_delivery(record, error)))
+
+    async def _give_back(self, claim: Claim, *, unstarted: bool = False) -> None:
+        """The coordinator is leaving: an interrupted attempt does not count."""
+        now = self._clock.monotonic()
+        if self._backend.durable or claim.record.outcome is not None:
+            await self._keep(claim, machine.release, now)
+        elif await self._keep(
+            claim, machine.end, now, "abandoned", self._clock.utc(), unstarted=unstarted
+        ):
+            self.tell_outcome(claim.record)
+
+    async def _park(self, claim: Claim, because: str) -> None:
+        record = claim.record
+        if await self._keep(claim, machine.park, because):
+            text = "%s is parked (%s): %s"
+            self._log.notable("parked", text, record.service, because, record.cid)
+            self._tell(events.Parked, record, because=because)
+
+    async def _keep(
+        self, claim: Claim, transition: Transition[T], *args: T.args, **kwargs: T.kwargs
+    ) -> bool:
+        """Have the backend write it down, however long that takes; False if the claim was lost."""
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                kept = await self._backend.apply(claim, transition, *args, **kwargs)
+                self.problem = None
+                return kept
+            except BackendError as error:
+                self.problem = str(error)
+                self._log.problem("backend", "the backend fails: %s", error, error=error)
+            await anyio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    # What the hooks are told.
+
+    def _tell(self, kind: type[events.Event], record: Record, **fields: Any) -> None:
+        self._environment.tell(kind, record.cid, record.target, **fields)
+
+    def tell_outcome(self, record: Record) -> None:
+        """Tell the hooks of an outcome that was just recorded."""
+        outcome = record.outcome
+        if self._environment.is_observed and outcome is not None:
+            self._tell(
+                events.Outcome,
+                record,
+                ok=outcome.reason == "succeeded",
+                reason=outcome.reason,
+                attempts=record.attempts,
+                error=outcome.error,
+                background=True,
+            )
+
+
+def _limit(record: Record, began: float) -> tuple[float | None, Cut]:
+    timeout, deadline = record.policy.timeout, record.deadline
+    if deadline is not None:
+        left = max(0.0, deadline - began)
+        if timeout is None or left < timeout:
+            return left, "deadline"
+    return timeout, "timeout"
+
+
+def _may_pass(error: BaseException, service: Service[Any, Any]) -> bool:
+    return isinstance(error, Exception) and is_retryable(
+        error, service.retry_on, service.give_up_on
+    )
+
+
+def _told(record: Record, service: Service[Any, Any]) -> tuple[Any, ...]:
+    """What the callback is given: a `CallbackPayload`, or the same as plain JSON."""
+    told = callback_payload(record)
+    annotation = service.payload_type
+    if annotation is not Any and get_origin(annotation) is not dict and annotation is not dict:
+        try:
+            return service.arguments(told)
+        except InvalidPayload:  # a model of the user's own may fit the plain form
+            pass
+    return service.arguments(told.model_dump(mode="json"))
+
+
+def _timed_out(error: BaseException, run: Run, policy: RetryPolicy) -> TimeoutError:
+    if run.cut == "deadline":
+        text = f"cut off in attempt {run.attempt} by the deadline of {policy.deadline:g} s"
+    else:
+        text = f"attempt {run.attempt} took longer than its timeout of {policy.timeout:g} s"
+    late = TimeoutError(text)
+    late.__cause__ = error
+    return late
