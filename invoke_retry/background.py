@@ -173,9 +173,11 @@ class Background:
         """A worker: it takes claims as long as there are any."""
         while self._inbox:
             claim = self._inbox.popleft()
-            await self._work.advance(claim)
-            if claim.slot is not None:
-                self.slots.give(claim.slot)
+            try:
+                await self._work.advance(claim)
+            finally:
+                if claim.slot is not None:
+                    self.slots.give(claim.slot)
             self._has_spare_worker = True
             self._backend.wake()
             self._has_spare_worker = False

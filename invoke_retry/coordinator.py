@@ -42,6 +42,7 @@ P = TypeVar("P")
 R = TypeVar("R")
 
 AnyService = Service[Any, Any]
+_PLANS_LIMIT = 64
 _Phase = Literal["new", "open", "leaving", "left"]
 
 DEFAULT_CALLBACK_POLICY = RetryPolicy(
@@ -315,6 +316,7 @@ class InvokeRetry:
         finally:
             here.reset(token)
         try:
+            await asyncio.sleep(0)  # an anyio scope that was cancelled meanwhile is heard here
             return await self._accept(record)
         except BackendError as error:
             raise error from failed
@@ -690,24 +692,27 @@ class InvokeRetry:
         A cancellation while it waits ends the waiting, a second one ends everything at once.
         """
         self._phase = "leaving"
-        cancelled = False
-        hurried = exc_type is not None
+        cancelled: asyncio.CancelledError | None = None
         if self._background is not None and self._supervisor is not None:
-            self._background.leave(0 if hurried else self._grace)
+            self._background.leave(self._grace if exc_type is None else 0)
+            if exc_type is None:
+                try:
+                    await asyncio.wait({self._supervisor})
+                except asyncio.CancelledError as error:
+                    cancelled = error
+                    self._background.hurry()
+            # an anyio scope cancels at every await; what is left to do has its own limit
             with anyio.CancelScope(shield=True):
                 while not self._supervisor.done():
                     try:
                         await asyncio.wait({self._supervisor})
-                    except asyncio.CancelledError:
-                        cancelled = True
-                        if hurried:
-                            self._supervisor.cancel()
-                        hurried = True
-                        self._background.hurry()
+                    except asyncio.CancelledError as error:
+                        cancelled = error
+                        self._supervisor.cancel()
         self._phase = "left"
         await self._backend.close()
-        if cancelled:
-            raise asyncio.CancelledError
+        if cancelled is not None:
+            raise cancelled
         if self._supervisor is not None and not self._supervisor.cancelled():
             self._supervisor.result()
 
@@ -753,13 +758,19 @@ class InvokeRetry:
         minutes: Duration | None,
         policy: RetryPolicy | None,
     ) -> Plan:
-        """The policy of one call; what the last call of the service asked for is kept there."""
+        """The policy of one call; what recent calls of the service asked for is kept there."""
         if policy is not None and not isinstance(policy, RetryPolicy):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"policy is {shown(policy)}, but must be a RetryPolicy")
-        plan = service.plan
-        asked = (repeats, seconds)
-        simple = minutes is None and policy is None
-        if simple and plan.repeats_asked is repeats and plan.seconds_asked is seconds:
+        asked = (
+            repeats.__class__, repeats, seconds.__class__, seconds, minutes.__class__, minutes
+        )  # fmt: skip
+        try:
+            plan = service.plans.get(asked) if policy is None else None
+        except TypeError:  # unhashable, hence wrong: it is refused below
+            plan = None
+        if plan is not None:
+            if minutes is None:
+                service.plan = plan
             return plan
         base = policy or service.policy
         if base is None:
@@ -768,9 +779,13 @@ class InvokeRetry:
             result = base
         else:
             result = base.replace(repeats, seconds, minutes)
-        plan = Plan(*asked, result)
-        if simple:
-            service.plan = plan
+        plan = Plan(repeats, seconds, result)
+        if policy is None:
+            if len(service.plans) >= _PLANS_LIMIT:
+                service.plans.clear()
+            service.plans[asked] = plan
+            if minutes is None:
+                service.plan = plan
         return plan
 
     async def _amend(self, cid: str, transition: Any, *args: Any) -> Record | None:

@@ -5,7 +5,6 @@ A hook is a plain callable that takes one event. It runs in the event loop, so i
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -136,7 +135,9 @@ class Hooks:
         for i, hook in enumerate(self._hooks):
             try:
                 hook(event)
-            except (Exception, asyncio.CancelledError):  # it is not the invocation's fault
+            except KeyboardInterrupt:
+                raise
+            except BaseException:  # whatever it raises is not the invocation's fault
                 if i not in self._broken:
                     self._broken.add(i)
                     logger.exception(

@@ -45,7 +45,9 @@ def message_of(error: BaseException) -> str:
     """The error's own text, or a remark where it has none to give."""
     try:
         return printable(str(error))
-    except Exception as broken:  # a broken __str__ must not hide the failure
+    except KeyboardInterrupt:
+        raise
+    except BaseException as broken:  # a broken __str__ must not hide the failure
         return f"<its text cannot be made: {type_name(broken)}>"
 
 

@@ -59,6 +59,7 @@ class Inline:
         "_cancelling",
         "_clock",
         "_environment",
+        "_is_late",
         "_is_plain",
         "_policy",
         "_service",
@@ -68,6 +69,7 @@ class Inline:
     _clock: Clock
     _began: float
     _attempt_began: float
+    _is_late: bool
 
     def __init__(
         self,
@@ -93,6 +95,7 @@ class Inline:
         if not self._is_plain:
             self._clock = environment.clock
             self._began = self._attempt_began = self._clock.monotonic()
+            self._is_late = False
 
     async def run(self) -> Any:
         """Make all attempts.
@@ -144,7 +147,7 @@ class Inline:
         self._attempt_began = self._clock.monotonic()
         if self._environment.is_observed:
             self._tell(events.AttemptStarted, repeats=self._policy.repeats)
-        limit, what = self._limit()
+        limit, what, is_deadline = self._limit()
         if limit is None:
             return await self._service.function(*self._arguments)
         scope = asyncio.timeout(limit)
@@ -155,17 +158,21 @@ class Inline:
             if not scope.expired():
                 raise
             raise TimeoutError(what) from error
+        finally:
+            self._is_late = scope.expired() and is_deadline
 
-    def _limit(self) -> tuple[float | None, str]:
+    def _limit(self) -> tuple[float | None, str, bool]:
+        """Seconds, what an error says of them, and whether they are those of the deadline."""
         attempt = self._call.attempt
         timeout, deadline = self._policy.timeout, self._policy.deadline
         if deadline is not None:
             left = max(0.0, self._began + deadline - self._clock.monotonic())
             if timeout is None or left <= timeout:
-                return left, f"cut off in attempt {attempt} by the deadline of {deadline:g} s"
+                return left, f"cut off in attempt {attempt} by the deadline of {deadline:g} s", True
         if timeout is not None:
-            return timeout, f"attempt {attempt} took longer than its timeout of {timeout:g} s"
-        return None, ""
+            text = f"attempt {attempt} took longer than its timeout of {timeout:g} s"
+            return timeout, text, False
+        return None, "", False
 
     def is_cancelled(self) -> bool:
         """Whether the caller was cancelled meanwhile."""
@@ -185,12 +192,13 @@ class Inline:
         service, policy, call = self._service, self._policy, self._call
         deadline = policy.deadline
         elapsed = 0.0 if deadline is None else self._clock.monotonic() - self._began
-        late = deadline is not None and elapsed >= deadline
+        late = deadline is not None and (self._is_late or elapsed >= deadline)
         if not late and not is_retryable(error, service.retry_on, service.give_up_on):
             self._tell_failure(error, None, "permanent")
             self._environment.log.attempt_failed(call, error, "permanent")
             return None
-        wait = decide(policy, call.attempt, elapsed, error, self._environment.random)
+        random = self._environment.random
+        wait = "deadline" if late else decide(policy, call.attempt, elapsed, error, random)
         if isinstance(wait, str):
             self._tell_failure(error, None, wait)
             self._environment.log.attempt_failed(call, error, wait)

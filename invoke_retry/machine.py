@@ -76,7 +76,12 @@ class IllegalTransition(InvalidState):
 
 
 def _move(record: Record, event: str, state: State) -> None:
-    if state not in TABLE[record.state].get(event, ()):
+    is_decided = record.outcome is not None
+    if (
+        state not in TABLE[record.state].get(event, ())
+        or (event == "end" and is_decided)
+        or (event == "bury" and not is_decided)
+    ):
         raise IllegalTransition(f"{record.cid} is {record.state}, and cannot {event} to {state}")
     record.state = state
 
@@ -228,7 +233,7 @@ def redeliver(record: Record, due: float) -> None:
     _move(record, "redeliver", "notifying")
     record.token += 1
     record.deliveries = 0
-    record.due = due
+    record.began = record.due = due
 
 
 def _record_outcome(record: Record, due: float, outcome: Outcome) -> None:

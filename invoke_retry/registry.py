@@ -94,6 +94,7 @@ class Service(Generic[P_contra, R_co]):
         self.retry_on = _check_errors(name, "retry_on", retry_on)
         self.give_up_on = _check_errors(name, "give_up_on", give_up_on)
         self.max_running = _check_limit(name, max_running)
+        self.plans: dict[tuple[object, ...], Plan] = {}
         self.plan = Plan(MISSING, MISSING, self.policy or _NO_POLICY)
         signature = _Signature(name, function, local_names)
         self.takes_payload = signature.takes_payload

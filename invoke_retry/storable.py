@@ -72,10 +72,11 @@ class Codec:
             )
         except Exception:  # what cannot be dumped is looked at as it is
             written = value
-        fault = _find_fault(written, path, 0)
-        if fault is None:
-            fault = (path, self._why_unequal(value, data))
-        return NotStorable(*fault)
+        try:
+            fault = _find_fault(written, path, 0)
+            return NotStorable(*(fault or (path, self._why_unequal(value, data))))
+        except Exception as error:  # the value's own code
+            return NotStorable(path, f"looking at it raises {type(error).__name__}")
 
     def _why_unequal(self, value: Any, data: bytes) -> str:
         if not data:

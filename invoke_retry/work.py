@@ -79,6 +79,7 @@ class Work:
         try:
             if record.outcome is None:
                 await self._attempt(claim)
+            self._backend.wake()  # the target's own slot may be free already
             is_held = record.due is None and claim.token == record.token
             if is_held and record.state == "notifying":
                 await self._deliver(claim)
@@ -103,7 +104,7 @@ class Work:
             return
         clock, repeats = self._clock, record.policy.repeats
         began, began_at = clock.monotonic(), record.attempt_at or clock.utc()
-        limit, cut = _limit(record, began)
+        limit, cut = _limit(record.policy, record.began, began)
         run = Run(self._coordinator, claim, record.target, record.attempts, repeats)
         if self._environment.is_observed:
             self._tell(
@@ -129,6 +130,8 @@ class Work:
                 response = service.dump_response(value, self._backend.max_bytes)
             except NotStorable as error:
                 omitted = str(error)
+            except Exception as error:  # the response's own code: the success stands all the same
+                omitted = f"the response cannot be stored: {type_name(error)}"
         self.slots.note(service.name, failed=False)
         kept = await self._keep(
             claim,
@@ -151,7 +154,9 @@ class Work:
         is_cancelled = isinstance(error, asyncio.CancelledError)
         if is_cancelled and run.cut in ("timeout", "deadline"):
             error = _timed_out(error, run, policy)
-        elif not is_cancelled and run.cut != "deadline" and not _may_pass(error, service):
+        if run.cut == "deadline":  # whoever cut it off knows; the clock may be a hair behind
+            return self._verdict(run, error, "deadline")
+        if not is_cancelled and not _may_pass(error, service):
             return self._verdict(run, error, "permanent")
         elapsed = self._clock.monotonic() - record.began
         then = decide(policy, run.attempt, elapsed, error, self._environment.random)
@@ -224,14 +229,9 @@ class Work:
         except InvalidPayload as error:
             run.error = error
         else:
+            limit, cut = _limit(policy, record.began, self._clock.monotonic())
             await run.over(
-                self._loop,
-                self._context.copy(),
-                self.runs,
-                service,
-                arguments,
-                policy.timeout,
-                "timeout",
+                self._loop, self._context.copy(), self.runs, service, arguments, limit, cut
             )
         if run.forsaken or claim.token != record.token:
             return
@@ -252,8 +252,10 @@ class Work:
     def _judge_delivery(self, run: Run, service: Service[Any, Any]) -> Verdict:
         error, run.error = run.error, None
         assert error is not None
-        if isinstance(error, asyncio.CancelledError) and run.cut == "timeout":
+        if isinstance(error, asyncio.CancelledError) and run.cut in ("timeout", "deadline"):
             error = _timed_out(error, run, self._callback_policy)
+        if run.cut == "deadline":
+            return self._verdict(run, error, "deadline")
         # an outcome is worth every attempt that the policy has, whatever the callback raises
         if isinstance(error, Exception) and not _may_pass(error, service):
             return self._verdict(run, error, "permanent")
@@ -363,10 +365,10 @@ class Work:
             )
 
 
-def _limit(record: Record, began: float) -> tuple[float | None, Cut]:
-    timeout, deadline = record.policy.timeout, record.deadline
+def _limit(policy: RetryPolicy, began: float, now: float) -> tuple[float | None, Cut]:
+    timeout, deadline = policy.timeout, policy.deadline
     if deadline is not None:
-        left = max(0.0, deadline - began)
+        left = max(0.0, began + deadline - now)
         if timeout is None or left < timeout:
             return left, "deadline"
     return timeout, "timeout"
