@@ -54,7 +54,7 @@ async def waiting(target: str, number: int, *, work: bool) -> float:
             for _ in range(0, count, AT_A_TIME):
                 for _ in range(AT_A_TIME):
                     await retry.invoke_async(
-                        target, PAYLOAD, repeats=3, minutes=60, callback="take", context=CONTEXT
+                        target, PAYLOAD, repeats=3, seconds=3_600, callback="take", context=CONTEXT
                     )
                 while work and retry.health().running:  # noqa: ASYNC110  (nothing tells)
                     await asyncio.sleep(0)
