@@ -114,6 +114,7 @@ class Background:
             self._log.notable("stubborn", text, run.service, run.cid)
         if not durable:
             await self._abandon()
+            await self._hasten_deliveries()
             left = until - self._clock.monotonic() - _CANCEL_SECONDS
             await self._until(self._is_done, left if self._works else 0)
             await self._abandon()
@@ -141,6 +142,12 @@ class Background:
                 now, utc = self._clock.monotonic(), self._clock.utc()
                 await self._backend.amend(record.cid, machine.end, now, "abandoned", utc)
                 self.ended(record)
+
+    async def _hasten_deliveries(self) -> None:
+        now = self._clock.monotonic()
+        for record in await self._backend.unfinished():
+            if record.state == "notifying" and record.due is not None and record.due > now:
+                await self._backend.amend(record.cid, machine.hasten, now)
 
     async def _tell_what_is_left(self) -> None:
         left = [*self._work.undelivered, *(r.cid for r in await self._backend.unfinished())]

@@ -317,8 +317,10 @@ class InvokeRetry:
             here.reset(token)
         try:
             await asyncio.sleep(0)  # an anyio scope that was cancelled meanwhile is heard here
+            if self._phase == "left":
+                raise NotRunning(_not_running(self._phase))
             return await self._accept(record)
-        except BackendError as error:
+        except (BackendError, NotRunning) as error:
             raise error from failed
         finally:
             del failed  # its traceback holds this frame

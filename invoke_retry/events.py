@@ -11,6 +11,7 @@ from datetime import datetime
 from inspect import iscoroutinefunction
 
 from invoke_retry.durations import shown
+from invoke_retry.failure import printable
 from invoke_retry.logs import logger
 from invoke_retry.models import ErrorInfo, Reason
 
@@ -142,6 +143,6 @@ class Hooks:
                     self._broken.add(i)
                     logger.exception(
                         "hook %s raised at %s; it is called on, and not logged again",
-                        shown(hook),
+                        printable(shown(hook)),
                         type(event).__name__,
                     )

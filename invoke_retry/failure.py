@@ -101,7 +101,10 @@ def _one(error: BaseException) -> str:
 def _frames(tb: TracebackType | None) -> list[str]:
     if tb is None:
         return []
-    frames = traceback.extract_tb(tb, limit=-_FRAMES_LIMIT)
-    text = "".join(traceback.format_list(frames))
-    encoded = text.encode("utf-8", "backslashreplace").decode()
-    return ["Traceback (most recent call last):", encoded.rstrip("\n")]
+    try:
+        frames = traceback.extract_tb(tb, limit=-_FRAMES_LIMIT)
+        text = "".join(traceback.format_list(frames))
+    except Exception as broken:  # a file name that is no text, a loader of the user's own
+        return [f"<its traceback cannot be made: {type_name(broken)}>"]
+    lines = [printable(line) for line in text.rstrip("\n").split("\n")]
+    return ["Traceback (most recent call last):", *lines]

@@ -80,7 +80,7 @@ def _move(record: Record, event: str, state: State) -> None:
     if (
         state not in TABLE[record.state].get(event, ())
         or (event == "end" and is_decided)
-        or (event == "bury" and not is_decided)
+        or (event in ("settle", "bury") and not is_decided)
     ):
         raise IllegalTransition(f"{record.cid} is {record.state}, and cannot {event} to {state}")
     record.state = state
@@ -142,8 +142,7 @@ def deliver(record: Record) -> None:
 
 def settle(record: Record) -> None:
     """The callback has taken the outcome, or there is none to tell."""
-    assert record.outcome is not None
-    _move(record, "settle", _SETTLED[record.outcome.reason])
+    _move(record, "settle", _SETTLED[record.outcome.reason] if record.outcome else "failed")
     record.delivery_error = None
     record.due = None
 
@@ -165,6 +164,8 @@ def bury(record: Record, error: ErrorInfo | None) -> None:
 
 def release(record: Record, due: float) -> None:
     """Give it back as it was before it was taken: the attempt does not count."""
+    if record.due is not None:
+        raise IllegalTransition(f"{record.cid} is {record.state} and held by nobody")
     _move(record, "release", "notifying" if record.outcome else "waiting")
     _uncount(record)
     record.due = due

@@ -157,9 +157,15 @@ class Record:
         return (
             self.target == other.target
             and self.callback == other.callback
-            and self.payload == other.payload
-            and self.context == other.context
+            and _same_json(self.payload, other.payload)
+            and _same_json(self.context, other.context)
         )
+
+
+def _same_json(a: bytes | None, b: bytes | None) -> bool:
+    if a == b or a is None or b is None:
+        return a == b
+    return bool(load_any(a) == load_any(b))  # the order of keys says nothing
 
 
 def callback_payload(record: Record) -> CallbackPayload:

@@ -7,6 +7,7 @@ changes nothing any more, and tells nobody.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from contextvars import Context
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_origin
 
@@ -76,13 +77,16 @@ class Work:
     async def advance(self, claim: Claim) -> None:
         """Make the attempt or the delivery that the claim is for; after a last attempt, both."""
         record = claim.record
-        try:
-            if record.outcome is None:
-                await self._attempt(claim)
+        if record.outcome is None:
+            await self._guard(self._attempt, claim)
             self._backend.wake()  # the target's own slot may be free already
-            is_held = record.due is None and claim.token == record.token
-            if is_held and record.state == "notifying":
-                await self._deliver(claim)
+        is_held = record.due is None and claim.token == record.token
+        if is_held and record.state == "notifying":
+            await self._guard(self._deliver, claim)
+
+    async def _guard(self, step: Callable[[Claim], Awaitable[None]], claim: Claim) -> None:
+        try:
+            await step(claim)
         except Exception as error:  # a fault of ours or of the backend must not stop the rest
             await self._recover(claim, error)
 

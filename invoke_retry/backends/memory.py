@@ -24,7 +24,7 @@ from invoke_retry.backends.base import (
 from invoke_retry.backends.ready import ReadyQueue
 from invoke_retry.clock import Clock
 from invoke_retry.durations import Duration
-from invoke_retry.errors import BackendFull, InvalidState, InvocationNotFound
+from invoke_retry.errors import BackendError, BackendFull, InvalidState, InvocationNotFound
 from invoke_retry.models import Reason, State
 from invoke_retry.record import FINAL, Record
 
@@ -71,6 +71,8 @@ class MemoryBackend(Backend):
         self._counts: dict[State, int] = dict.fromkeys(get_args(State), 0)
         self._ready = ReadyQueue()
         self._later: list[_Entry] = []
+        self._is_waking = False
+        self._is_closed = False
         self._stale = 0
         self._entries = 0
         self._finished: deque[tuple[float, Record]] = deque()
@@ -88,6 +90,7 @@ class MemoryBackend(Backend):
 
     async def close(self) -> None:
         self._runner = None
+        self._is_closed = True
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -97,26 +100,37 @@ class MemoryBackend(Backend):
 
     def wake(self) -> None:
         runner = self._runner
-        if runner is None:
+        if runner is None or self._is_waking:  # what is ended below comes back here
             return
-        while runner.has_room():
-            record = self._ready.pop(runner.admits)
-            if record is None:
-                return
+        self._is_waking = True
+        try:
+            while runner.has_room() and (record := self._ready.pop(runner.admits)) is not None:
+                self._give(record, runner)
+        finally:
+            self._is_waking = False
+
+    def _give(self, record: Record, runner: Runner) -> None:
+        now = self._time.monotonic()
+        if (deadline := record.deadline) is not None and deadline <= now:  # its timer is late
+            self._end(record, now, "deadline")
+            return
+        state, due = record.state, record.due
+        try:
             if record.outcome is None:
-                if (deadline := record.deadline) is not None:
-                    now = self._time.monotonic()
-                    if deadline <= now:  # its timer is late
-                        self._end(record, now, "deadline")
-                        continue
                 machine.start(record, self._time.utc())
                 self._counts["waiting"] -= 1
                 self._counts["running"] += 1
             else:
                 machine.deliver(record)
-            runner.start(Claim(record))
+        except BaseException:
+            record.state, record.due = state, due
+            self._ready.push(record)
+            raise
+        runner.start(Claim(record))
 
     async def accept(self, record: Record) -> Record:
+        if self._is_closed:
+            raise BackendError("the coordinator has been left: nothing is accepted", record.cid)
         known = self._records.setdefault(record.cid, record)
         if known is not record:
             return known
