@@ -43,7 +43,7 @@ R = TypeVar("R")
 
 AnyService = Service[Any, Any]
 _PLANS_LIMIT = 64
-_Phase = Literal["new", "open", "leaving", "left"]
+_Phase = Literal["new", "open", "broken", "leaving", "left"]
 
 DEFAULT_CALLBACK_POLICY = RetryPolicy(
     repeats=10, seconds=1, backoff="exponential", max_seconds=300, jitter="full"
@@ -618,8 +618,6 @@ class InvokeRetry:
             problem: str | None = _not_running(self._phase)
         elif background is None:
             problem = None
-        elif self._supervisor is None or self._supervisor.done():
-            problem = "the background has stopped by a fault; see the log"
         else:
             problem = background.problem
         return Health(
@@ -720,6 +718,8 @@ class InvokeRetry:
 
     def _on_supervisor_done(self, supervisor: asyncio.Task[None]) -> None:
         if not supervisor.cancelled() and (error := supervisor.exception()) is not None:
+            if self._phase == "open":
+                self._phase = "broken"
             self._environment.log.problem(
                 "supervisor", "the background has stopped by a fault", error=error
             )
@@ -833,6 +833,7 @@ def _not_running(phase: _Phase) -> str:
     return {
         "new": "the background is not running: enter the coordinator with 'async with' first",
         "open": "",
+        "broken": "the background has stopped by a fault; see the log",
         "leaving": "the background is ending: its coordinator is being left",
         "left": "the background has ended: its coordinator was left; make and enter another one",
     }[phase]

@@ -1,5 +1,6 @@
 """Cancellation: the caller's own reaches the caller, everybody else's is a failure."""
 
+# ruff: noqa: N802 (the names of the tests begin with those of the cases)
 from __future__ import annotations
 
 import asyncio
@@ -81,7 +82,7 @@ async def test_A1_the_callers_timeout_ends_the_call(
                 await task
             assert task.cancelled()
         else:
-            with pytest.raises(ExceptionGroup) as caught:
+            with pytest.raises(ExceptionGroup) as caught:  # noqa: PT012
                 async with asyncio.TaskGroup() as group:
                     group.create_task(call())
                     await asyncio.sleep(1)
@@ -388,17 +389,14 @@ async def test_A5_cancelled_during_accept_the_caller_leaves_at_once(scope: str) 
     target = Failing()
     services, mailbox = registry(target=target.call)
     async with running(services, backend=SlowBackend()) as retry:
-        with pytest.raises(TimeoutError):
-            if scope == "asyncio":
+        call = retry.invoke("target", repeats=2, seconds=1, async_fallback=True, callback="told")
+        if scope == "asyncio":
+            with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.5):
-                    await retry.invoke(
-                        "target", repeats=2, seconds=1, async_fallback=True, callback="told"
-                    )
-            else:
-                with anyio.fail_after(0.5):
-                    await retry.invoke(
-                        "target", repeats=2, seconds=1, async_fallback=True, callback="told"
-                    )
+                    await call
+        else:
+            with pytest.raises(TimeoutError), anyio.fail_after(0.5):
+                await call
         assert now() == 0.5
         await asyncio.sleep(60)
         assert target.calls in (1, 3)

@@ -1,5 +1,6 @@
 """Exceptions: whatever is raised ends as text in one outcome, and harms nobody else."""
 
+# ruff: noqa: N802 (the names of the tests begin with those of the cases)
 from __future__ import annotations
 
 import asyncio
@@ -12,7 +13,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from fault_help import Failing, environment, registry, run_script, running, script
@@ -220,17 +221,17 @@ def _long_chain() -> Exception:
 
 
 def _deep_group() -> Exception:
-    error: Exception = ValueError("leaf")
+    error: Any = ValueError("leaf")
     for _ in range(5_000):
         error = ExceptionGroup("level", [error])
-    return error
+    return cast("Exception", error)
 
 
 def _wide_group() -> Exception:
-    shared: Exception = ValueError("leaf")
+    shared: Any = ValueError("leaf")
     for _ in range(5):
         shared = ExceptionGroup("level", [shared] * 8)
-    return shared
+    return cast("Exception", shared)
 
 
 CHAINS: list[Callable[[], Exception]] = [
@@ -575,6 +576,11 @@ async def test_E10_a_deadline_that_cuts_an_attempt_is_the_reason(how: str) -> No
                 await retry.invoke("target", policy=policy)
             assert (caught.value.reason, caught.value.attempts) == ("deadline", 1)
             assert calls == 2
+            async with running(services) as retry:
+                with pytest.raises(RetriesExhausted) as caught:
+                    await retry.invoke("target", policy=policy, async_fallback=True)
+            assert (caught.value.reason, caught.value.attempts) == ("deadline", 1)
+            assert calls == 3
 
 
 def test_E10_retry_after_is_always_retryable() -> None:

@@ -1,5 +1,6 @@
 """Logs and books: one line for each failed attempt, bounded, and the sums are right."""
 
+# ruff: noqa: N802 (the names of the tests begin with those of the cases)
 from __future__ import annotations
 
 import asyncio
@@ -11,7 +12,8 @@ from typing import Any
 import pytest
 from fault_help import Failing, registry, running
 
-from invoke_retry import RetryPolicy, events
+from invoke_retry import BackendFull, CidConflict, RetryPolicy, events
+from invoke_retry.backends import MemoryBackend
 
 pytestmark = pytest.mark.virtual_time
 
@@ -105,9 +107,8 @@ async def test_O2_an_outage_does_not_flood_the_log(caplog: pytest.LogCaptureFixt
     async with running(services, callback_policy=policy, grace=0) as retry:
         for n in range(200):
             await retry.invoke_async(
-                "down", policy=policy if n % 2 else None, callback="refuses",
-                **({} if n % 2 else {"repeats": 0, "seconds": 1}),
-            )  # fmt: skip
+                "down", policy=policy if n % 2 else RetryPolicy(0, 1), callback="refuses"
+            )
         await asyncio.sleep(1_800)
         said = lines(caplog)
         failed = sum(len(found.history) for found in await retry.search(limit=1_000))
@@ -131,3 +132,71 @@ class Counting:
     def __call__(self, event: events.Event) -> None:
         self.seen[type(event).__name__] += 1
         self.cids.setdefault(event.cid, Counter())[type(event).__name__] += 1
+
+
+async def test_O3_the_books_balance() -> None:
+    """Rescued and discarded jobs were in no counter; a timeout was filed as cancelled."""
+    called: Counter[str] = Counter()
+
+    async def target(n: int) -> int:
+        called["target"] += 1
+        await asyncio.sleep(n % 5)
+        if n % 7 == 0:
+            raise ValueError("no")
+        if n % 11 == 0:
+            raise SystemExit
+        return n
+
+    async def refuses(outcome: dict[str, Any]) -> None:
+        called["refuses"] += 1
+        raise ValueError("no")
+
+    hook = Counting()
+    services, mailbox = registry(target=target)
+    services.register("refuses", refuses)
+    accepted: list[str] = []
+    refused = 0
+    backend = MemoryBackend(keep=20, dead_retention=50, max_waiting=60)
+    policy = RetryPolicy(repeats=2, seconds=1, timeout=3.5)
+    async with running(
+        services, backend=backend, hooks=[hook], callback_policy=RetryPolicy(1, 1), max_running=20
+    ) as retry:
+        for n in range(200):
+            try:
+                accepted.append(
+                    await retry.invoke_async(
+                        "target", n, policy=policy, callback=("told", "refuses", None)[n % 3]
+                    )
+                )
+            except BackendFull:
+                refused += 1
+            if n % 10 == 0:
+                with pytest.raises(CidConflict):
+                    await retry.invoke_async(
+                        "target", n + 1, policy=policy, cid=accepted[-1], context=1
+                    )
+            if n % 13 == 0:
+                await asyncio.sleep(0.5)
+                await retry.cancel(accepted[-1])
+            assert sum((await retry.counts()).values()) == len(accepted)
+        await asyncio.sleep(500)
+        counts = await retry.counts()
+        assert set(counts) == {
+            "waiting", "running", "notifying", "succeeded", "failed", "cancelled", "dead", "parked",
+        }  # fmt: skip
+        assert sum(counts.values()) == len(accepted)
+        assert len(await retry.search(limit=10_000)) <= 20
+        assert retry.health().running == 0
+    assert refused > 0
+    assert len(accepted) + refused == 200
+    assert hook.seen["Accepted"] == len(accepted)
+    assert hook.seen["Outcome"] == len(accepted)
+    assert hook.seen["AttemptStarted"] == called["target"]
+    assert hook.seen["CallbackDelivered"] == len(mailbox.told)
+    assert hook.seen["CallbackFailed"] == called["refuses"]
+    assert hook.seen["Dead"] == counts["dead"]
+    told = Counter(outcome.reason for outcome in mailbox.told)
+    assert set(told) == {"succeeded", "exhausted", "permanent", "cancelled"}
+    for cid, seen in hook.cids.items():
+        assert seen["Accepted"] == seen["Outcome"] == 1, cid
+        assert seen["AttemptStarted"] >= seen["AttemptFailed"]

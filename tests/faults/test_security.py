@@ -1,5 +1,6 @@
 """Security: nothing stored is evaluated, and nothing secret is logged or kept."""
 
+# ruff: noqa: N802 (the names of the tests begin with those of the cases)
 from __future__ import annotations
 
 import ast
@@ -10,12 +11,20 @@ from typing import Any
 import pytest
 from fault_help import PACKAGE, registry, running
 
-from invoke_retry import InvokeRetry, RetriesExhausted, RetryPolicy, ServiceRegistry, current_call
+from invoke_retry import (
+    InvokeRetry,
+    RetriesExhausted,
+    RetryPolicy,
+    ServiceRegistry,
+    current_call,
+    events,
+)
 
 CANARY = "canary4711"
 
 FORBIDDEN_MODULES = {
-    "pickle", "cPickle", "_pickle", "marshal", "shelve", "dill", "cloudpickle", "jsonpickle", "yaml",
+    "pickle", "cPickle", "_pickle", "marshal", "shelve",
+    "dill", "cloudpickle", "jsonpickle", "yaml",
     "copyreg", "code", "codeop", "runpy",
 }  # fmt: skip
 FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__", "import_module", "breakpoint"}
@@ -188,8 +197,11 @@ async def test_X7_events_and_reprs_hold_no_payload() -> None:
         seen.append(repr(current_call()))
         raise ValueError("no")
 
+    def hook(event: events.Event) -> None:
+        seen.append(repr(event))
+
     services, _ = registry(target=target)
-    async with running(services, hooks=[lambda event: seen.append(repr(event))]) as retry:
+    async with running(services, hooks=[hook]) as retry:
         await retry.invoke_async(
             "target", {"secret": CANARY}, repeats=1, seconds=1, callback="told",
             context={"secret": CANARY},

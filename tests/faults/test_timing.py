@@ -1,5 +1,6 @@
 """Timing: sane waits, whatever the numbers, the clock and the crowd do."""
 
+# ruff: noqa: N802 (the names of the tests begin with those of the cases)
 from __future__ import annotations
 
 import asyncio
@@ -62,25 +63,25 @@ def test_T1_backoff_never_overflows(factor: float, cap: float | None) -> None:
         assert 0 <= drawn <= wait
 
 
-async def test_T1_ten_thousand_attempts_stay_at_the_cap() -> None:
+async def test_T1_thousands_of_attempts_stay_at_the_cap() -> None:
     """A retry "for ever" died in the night; its log had grown to 106 MB."""
     target = Timed()
     services, mailbox = registry(target=target.call)
     policy = RetryPolicy(
-        repeats=9_999, seconds=0.001, backoff="exponential", factor=10, max_seconds=1
+        repeats=4_999, seconds=0.001, backoff="exponential", factor=10, max_seconds=1
     )
     async with running(services) as retry:
         await retry.invoke_async("target", policy=policy, callback="told")
-        await asyncio.sleep(11_000)
+        await asyncio.sleep(6_000)
         found = await retry.get(mailbox.only.call_cid)
         assert len(found.history) == 100
-    assert mailbox.only.attempts == 10_000
+    assert mailbox.only.attempts == 5_000
     assert max(target.waits) <= 1 + 1e-9
     target.at.clear()
     inline = InvokeRetry(services)
     with pytest.raises(RetriesExhausted) as caught:
         await inline.invoke("target", policy=policy)
-    assert caught.value.attempts == 10_000
+    assert caught.value.attempts == 5_000
     assert all(math.isclose(wait, 1) for wait in target.waits[10:])
 
 
@@ -90,9 +91,9 @@ async def test_T1_zero_stays_zero_and_the_longest_wait_is_a_century() -> None:
     policy = RetryPolicy(5, CENTURY, backoff="exponential", factor=1e308)
     assert policy.interval(5) == CENTURY
     target = Timed()
-    services, mailbox = registry(target=target.call)
+    services, _ = registry(target=target.call)
     async with running(services) as retry:
-        await retry.invoke_async("target", policy=policy, callback="told")
+        await retry.invoke_async("target", policy=policy)
         await asyncio.sleep(1)
         found = await retry.search(state="waiting")
         assert found[0].next_attempt_at is not None
@@ -215,12 +216,12 @@ async def test_T7_a_crowd_that_failed_together_spreads() -> None:
     services, _ = registry(target=target.call)
     policy = RetryPolicy(10**6, 1, backoff="exponential", max_seconds=60, jitter="full")
     async with running(services, random=random.Random(1), grace=0) as retry:
-        for _ in range(1_000):
+        for _ in range(600):
             await retry.invoke_async("target", policy=policy)
         await asyncio.sleep(600)
     late = [at for at in target.at if at >= 180]
     mean = len(late) / 420
-    assert mean > 20
+    assert mean > 10
     assert max(Counter(map(int, late)).values()) <= 3 * mean
 
 
