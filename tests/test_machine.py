@@ -7,7 +7,7 @@ from typing import Any, get_args
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from invoke_retry import (
     CallbackPayload,
@@ -413,9 +413,16 @@ class Life(RuleBasedStateMachine):
         self.token = 0
         self.utc = 1_000.0
 
-    @initialize(callback=st.sampled_from([None, "callback"]))
+    @initialize(callback=st.sampled_from([None, "callback", "callback"]))
     def begin(self, callback: str | None) -> None:
         self.record = fresh(callback)
+
+    @precondition(lambda self: self.record.state in FINAL)
+    @rule(callback=st.sampled_from([None, "callback", "callback"]))
+    def begin_another(self, callback: str | None) -> None:
+        for _, transition in TRANSITIONS.values():
+            self.attempt(transition)  # each of them is refused
+        self.record, self.outcome, self.token = fresh(callback), None, 0
 
     def attempt(self, function: Callable[..., None], *args: Any, **kwargs: Any) -> None:
         before = everything(self.record)
@@ -538,4 +545,4 @@ class Life(RuleBasedStateMachine):
 
 
 TestLife = Life.TestCase
-TestLife.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestLife.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
