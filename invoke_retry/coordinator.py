@@ -97,6 +97,8 @@ class InvokeRetry:
         self.services = services
         self.name = _text("name", name)
         self._backend = backend_from(backend)
+        if not isinstance(work, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"work is {shown(work)}, but must be True or False")
         self._works = work
         self._max_running = at_least("max_running", max_running, 1)
         self._callback_policy = callback_policy

@@ -61,7 +61,13 @@ class CorrelationId(str):
         """
         if not isinstance(key, str) or not key:
             raise ValueError(f"the key is {shown(key)}, but must be a str of 1 or more characters")
-        return cls._of_bytes(hashlib.sha256(key.encode()).digest()[:26])
+        try:
+            text = key.encode()
+        except UnicodeEncodeError:
+            raise ValueError(
+                f"the key is {shown(key)}, but must be valid text: it has a lone surrogate"
+            ) from None
+        return cls._of_bytes(hashlib.sha256(text).digest()[:26])
 
     @classmethod
     def _of_bytes(cls, data: bytes) -> Self:

@@ -68,7 +68,10 @@ class RetryAfter(InvokeRetryError):
         self.message = message
 
     def __str__(self) -> str:
-        text = f"retry after {self.retry_after} s"
+        try:
+            text = f"retry after {self.retry_after} s"
+        except ValueError:  # an int of more than 4,300 digits
+            text = "retry after a time that makes no sense"
         return f"{text}: {self.message}" if self.message else text
 
 

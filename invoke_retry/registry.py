@@ -298,12 +298,15 @@ class ServiceRegistry(Mapping[str, Service[Any, Any]]):
             )
         )
 
-    def include(self, other: Mapping[str, Service[Any, Any]]) -> None:
+    def include(self, other: ServiceRegistry) -> None:
         """Register every service of another registry here too; all of them, or none.
 
         Raises:
             DuplicateService: A name is taken by another service.
+            TypeError: It is no registry.
         """
+        if not isinstance(other, ServiceRegistry):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"{shown(other)} cannot be included, it must be a ServiceRegistry")
         for service in other.values():
             self._check_free(service)
         self._services.update(other)

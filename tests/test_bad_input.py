@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from typing import Annotated, Any, cast
 
@@ -556,7 +556,7 @@ def test_include_takes_all_or_none() -> None:
 def test_include_of_something_else(other: Any) -> None:
     services = ServiceRegistry()
     with pytest.raises((TypeError, InvalidService)) as caught:
-        services.include(cast("Mapping[str, Any]", other))
+        services.include(cast("ServiceRegistry", other))
     check(caught.value, ["ServiceRegistry"])
     assert len(services) == 0
 

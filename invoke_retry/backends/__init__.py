@@ -30,29 +30,30 @@ def backend_from(where: str | Backend) -> Backend:
         return where
     if not isinstance(where, str):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(f"backend is a {type(where).__name__}, but must be a URL or a Backend")
-    parts = urlsplit(where)
+    url = without_password(where)[:200]
+    try:
+        parts = urlsplit(where)
+    except ValueError as error:
+        raise ValueError(f"backend {url!r} is no URL ({error}); expected memory://") from None
     if parts.scheme != "memory":
-        raise ValueError(
-            f"backend {without_password(where)!r} is not known; expected memory://, or a Backend"
-        )
-    if parts.netloc or parts.path:
-        raise ValueError(f"backend {without_password(where)!r}: memory:// takes no host or path")
-    return MemoryBackend(**_options(where, parts.query))  # type: ignore[arg-type]
+        raise ValueError(f"backend {url!r} is not known; expected memory://, or a Backend")
+    if parts.netloc or parts.path or parts.fragment:
+        raise ValueError(f"backend {url!r}: memory:// takes no host or path, and no fragment")
+    return MemoryBackend(**_options(url, parts.query))  # type: ignore[arg-type]
 
 
 def _options(url: str, query: str) -> dict[str, float]:
     options: dict[str, float] = {}
     for name, text in parse_qsl(query, keep_blank_values=True):
-        if name not in _NUMBERS:
+        if name not in _NUMBERS or name in options:
+            wrong = "names twice the" if name in options else "has no"
             raise ValueError(
-                f"backend {without_password(url)!r} has no option {name!r}; "
-                f"expected {', '.join(_NUMBERS)}"
+                f"backend {url!r} {wrong} option {name[:60]!r}; expected {', '.join(_NUMBERS)}"
             )
         try:
             options[name] = _NUMBERS[name](text)
         except ValueError:
             raise ValueError(
-                f"option {name} of backend {without_password(url)!r} is {text!r}, "
-                "but must be a number"
+                f"option {name} of backend {url!r} is {text[:60]!r}, but must be a number"
             ) from None
     return options
