@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
 from typing import Any, NamedTuple, cast
 
@@ -165,7 +166,8 @@ class Record:
 def _same_json(a: bytes | None, b: bytes | None) -> bool:
     if a == b or a is None or b is None:
         return a == b
-    return bool(load_any(a) == load_any(b))  # the order of keys says nothing
+    # the order of keys says nothing, but true is not 1
+    return json.dumps(load_any(a), sort_keys=True) == json.dumps(load_any(b), sort_keys=True)
 
 
 def callback_payload(record: Record) -> CallbackPayload:

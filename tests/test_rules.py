@@ -670,6 +670,19 @@ async def test_rule_10_one_cid_one_invocation() -> None:
         assert caught.value.cid == cid
 
 
+async def test_rule_10_true_is_another_request_than_one() -> None:
+    async def target(payload: Any) -> Any:
+        return payload
+
+    cid = CorrelationId.from_key("order-4711")
+    async with InvokeRetry(registry(target=target)) as retry:
+        await retry.invoke_async("target", {"a": 1, "b": 2}, repeats=0, seconds=0, cid=cid)
+        await retry.invoke_async("target", {"b": 2, "a": 1}, repeats=0, seconds=0, cid=cid)
+        for other in ({"a": True, "b": 2}, {"a": 1.0, "b": 2}):
+            with pytest.raises(CidConflict):
+                await retry.invoke_async("target", other, repeats=0, seconds=0, cid=cid)
+
+
 # 11. A success stays one.
 
 
