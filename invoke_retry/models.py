@@ -17,13 +17,14 @@ Reason = Literal[
 ]
 
 
-def _as_text(time: datetime) -> str:
+def time_text(time: datetime) -> str:
+    """An aware time as JSON has it."""
     return time.astimezone(UTC).isoformat(timespec="microseconds")
 
 
 UtcTime = Annotated[
     AwareDatetime,
-    PlainSerializer(_as_text, return_type=str, when_used="json"),
+    PlainSerializer(time_text, return_type=str, when_used="json"),
 ]
 """An aware time; as JSON in UTC with six fraction digits: `2015-01-21T20:25:25.446454+00:00`.
 

@@ -14,6 +14,7 @@ from invoke_retry.models import (
     Invocation,
     Reason,
     State,
+    time_text,
     utc_time,
 )
 from invoke_retry.policy import RetryPolicy
@@ -191,6 +192,20 @@ def callback_payload(record: Record) -> CallbackPayload:
         error=outcome.error,
         reason=outcome.reason,
     )
+
+
+def callback_json(record: Record) -> dict[str, Any]:
+    """The same as plain JSON: what `callback_payload(record).model_dump(mode="json")` gives.
+
+    Its context and response are fresh, and are not copied once more.
+    """
+    told = dict(callback_payload(record))
+    told["call_cid"] = str(record.cid)
+    told["req_ts_utc"] = told["req_ts_utc"] and time_text(told["req_ts_utc"])
+    told["resp_ts_utc"] = time_text(told["resp_ts_utc"])
+    if told["error"] is not None:
+        told["error"] = dict(told["error"])
+    return told
 
 
 def invocation(record: Record, monotonic: float, utc: float) -> Invocation:

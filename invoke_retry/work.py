@@ -19,7 +19,7 @@ from invoke_retry.environment import Environment
 from invoke_retry.errors import BackendError, InvalidPayload, NotStorable
 from invoke_retry.failure import error_info, render_traceback, type_name
 from invoke_retry.policy import RetryPolicy, Stop, decide, is_retryable
-from invoke_retry.record import Failure, Record, callback_payload
+from invoke_retry.record import Failure, Record, callback_json, callback_payload
 from invoke_retry.registry import Service, ServiceRegistry
 from invoke_retry.run import Cut, Run
 from invoke_retry.slots import Slots
@@ -386,14 +386,13 @@ def _may_pass(error: BaseException, service: Service[Any, Any]) -> bool:
 
 def _told(record: Record, service: Service[Any, Any]) -> tuple[Any, ...]:
     """What the callback is given: a `CallbackPayload`, or the same as plain JSON."""
-    told = callback_payload(record)
     annotation = service.payload_type
     if annotation is not Any and get_origin(annotation) is not dict and annotation is not dict:
         try:
-            return service.arguments(told)
+            return service.arguments(callback_payload(record))
         except InvalidPayload:  # a model of the user's own may fit the plain form
             pass
-    return service.arguments(told.model_dump(mode="json"))
+    return service.arguments(callback_json(record))
 
 
 def _timed_out(error: BaseException, run: Run, policy: RetryPolicy) -> TimeoutError:
