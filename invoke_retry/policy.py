@@ -152,7 +152,7 @@ def decide(
 
 def is_retryable(error: BaseException, retry_on: ErrorTypes, give_up_on: ErrorTypes) -> bool:
     """Whether the error may pass: a group may if all its leaves may."""
-    if isinstance(error, BaseExceptionGroup):
+    if group_members(error) is not None:
         return not isinstance(error, give_up_on) and all(
             is_retryable(leaf, retry_on, give_up_on) for leaf in _leaves(error)
         )
@@ -174,7 +174,7 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
 
 def _asked_wait(error: BaseException) -> float | None:
     """The longest sensible wait that the error, or a leaf of the group, asks for."""
-    if not isinstance(error, BaseExceptionGroup):
+    if group_members(error) is None:
         return _asked_by(error)
     waits = [wait for leaf in _leaves(error) if (wait := _asked_by(leaf)) is not None]
     return max(waits, default=None)
