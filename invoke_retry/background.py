@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Collection, Generator
 from contextlib import contextmanager
 
 import anyio
@@ -41,9 +41,10 @@ class Background:
         self._log = environment.log
         self._work = work
         self._works = works
-        self.slots = work.slots
-        self.has_room = work.slots.has_room
-        self.admits = work.slots.admits
+        self.slots = slots = work.slots
+        self.services: Collection[str] = work.services
+        self.room, self.room_for = slots.room, slots.room_for
+        self.take, self.give = slots.take, slots.give
         self._inbox: deque[Claim] = deque()
         self._workers: set[asyncio.Task[None]] = set()
         self._has_spare_worker = False
@@ -56,7 +57,7 @@ class Background:
     @property
     def problem(self) -> str | None:
         """What keeps the background from working; None if nothing does."""
-        return self._work.problem
+        return self._work.problem or self._backend.problem
 
     # The supervisor.
 
@@ -156,9 +157,9 @@ class Background:
 
     # What the backend calls.
 
-    def start(self, claim: Claim) -> None:
+    def start(self, claim: Claim, *, died: bool = False) -> None:
         claim.slot = claim.record.service
-        self.slots.take(claim.slot)
+        claim.died = died
         self._inbox.append(claim)
         if self._has_spare_worker:
             self._has_spare_worker = False
@@ -171,6 +172,12 @@ class Background:
         self.lost(record.cid)
         self._work.tell_outcome(record)
         self._tell_change()
+
+    def failing(self, error: Exception) -> None:
+        self._work.note_failing(error)
+
+    def notable(self, kind: str, text: str, *args: object) -> None:
+        self._log.notable(kind, text, *args)
 
     def lost(self, cid: str) -> None:
         if (run := self._work.runs.get(cid)) is not None:
@@ -210,5 +217,5 @@ class Background:
             yield
         finally:
             if runs.get(run.cid) is run:
-                self.slots.take(slot)
+                self.slots.retake(slot)
                 run.claim.slot = slot

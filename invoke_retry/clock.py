@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from pathlib import Path
 from typing import Protocol, cast
 
 
@@ -30,3 +31,11 @@ SYSTEM_CLOCK: Clock = _SystemClock()
 def running_clock() -> Clock:
     """The clock of the running loop: its own if it has one (virtual time), else the system's."""
     return cast("Clock", getattr(asyncio.get_running_loop(), "clock", SYSTEM_CLOCK))
+
+
+def boot_id() -> str:
+    """What tells one start of the machine from another: monotonic time begins anew with each."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:  # the time of the start, as far as the wall clock was not set since
+        return f"about {round((time.time() - time.monotonic()) / 60)}"

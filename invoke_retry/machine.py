@@ -34,7 +34,7 @@ TABLE: Final[Mapping[State, Mapping[str, tuple[State, ...]]]] = {
         "park": ("parked",),
     },
     "running": {
-        "start": ("running",),  # taken over from a holder that died
+        "take_over": ("running",),
         "retry": ("waiting",),
         "release": ("waiting",),
         "end": ("notifying",),
@@ -42,6 +42,7 @@ TABLE: Final[Mapping[State, Mapping[str, tuple[State, ...]]]] = {
     },
     "notifying": {
         "deliver": ("notifying",),
+        "take_over": ("notifying",),
         "postpone": ("notifying",),
         "release": ("notifying",),
         "hasten": ("notifying",),
@@ -208,6 +209,14 @@ def end(
     record.token += 1
     record.parked_because = None
     _record_outcome(record, due, Outcome(reason, utc, error=error or record.error))
+
+
+def take_over(record: Record) -> None:
+    """Hold what a holder that died has left; what it was doing has failed."""
+    if record.due is not None:
+        raise IllegalTransition(f"{record.cid} is {record.state} and held by nobody")
+    _move(record, "take_over", record.state)
+    record.token += 1
 
 
 def hasten(record: Record, due: float) -> None:

@@ -135,6 +135,20 @@ class Record:
         self.delivery_error: ErrorInfo | None = None
         self.parked_because: str | None = None
 
+    def copy(self) -> Record:
+        """Another record that is changed on its own."""
+        other: Record = object.__new__(Record)
+        for name in Record.__slots__:
+            setattr(other, name, getattr(self, name))
+        if self.history is not None:
+            other.history = list(self.history)
+        return other
+
+    def become(self, other: Record) -> None:
+        """Take over all that the other is."""
+        for name in Record.__slots__:
+            setattr(self, name, getattr(other, name))
+
     @property
     def service(self) -> str:
         """The service that is called next: the target, and after the outcome the callback."""

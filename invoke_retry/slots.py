@@ -25,33 +25,41 @@ class Slots:
         self._troubled: set[str] = set()
         self._troubled_limit = max(1, int(limit * _TROUBLED_SHARE))
 
-    def has_room(self) -> bool:
-        """Whether any slot is free."""
-        return self.total < self.limit
+    def room(self) -> int:
+        """How many slots are free."""
+        return max(0, self.limit - self.total)
 
-    def admits(self, service: str) -> bool:
-        """Whether the service may take a slot now."""
-        if self.total >= self.limit:
-            return False
+    def room_for(self, service: str) -> int:
+        """How many of them the service may take."""
+        room = self.limit - self.total
         known = self._services.find(service)
-        limit = known.max_running if known is not None else None
-        if limit is not None and self._running.get(service, 0) >= limit:
-            return False
-        return not self._troubled or service not in self._troubled or self._troubled_has_room()
+        if known is not None and known.max_running is not None:
+            room = min(room, known.max_running - self._running.get(service, 0))
+        if self._troubled and service in self._troubled:
+            held = sum(self._running.get(name, 0) for name in self._troubled)
+            room = min(room, self._troubled_limit - held)
+        return max(0, room)
 
-    def take(self, name: str) -> None:
-        """A slot of the service is in use."""
+    def take(self, service: str) -> bool:
+        """Take a slot for the service, if it may have one."""
+        if self.room_for(service) <= 0:
+            return False
+        self.retake(service)
+        return True
+
+    def retake(self, name: str) -> None:
+        """A slot of the service is in use, whether there was one or not."""
         self.total += 1
         self._running[name] = self._running.get(name, 0) + 1
 
-    def give(self, name: str) -> None:
+    def give(self, service: str) -> None:
         """A slot of the service is free again."""
         self.total -= 1
-        left = self._running[name] - 1
+        left = self._running[service] - 1
         if left:
-            self._running[name] = left
+            self._running[service] = left
         else:
-            del self._running[name]
+            del self._running[service]
 
     def note(self, name: str, *, failed: bool) -> None:
         """How the latest attempt of the service went."""
@@ -59,7 +67,3 @@ class Slots:
             self._troubled.add(name)
         elif self._troubled:
             self._troubled.discard(name)
-
-    def _troubled_has_room(self) -> bool:
-        held = sum(self._running.get(name, 0) for name in self._troubled)
-        return held < self._troubled_limit

@@ -30,6 +30,12 @@ if TYPE_CHECKING:
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0
 
 
+class WorkerDied(Exception):
+    """What an attempt fails with if its process died: an error that is only told of."""
+
+    __module__ = "builtins"  # it is shown by its bare name
+
+
 class Verdict(NamedTuple):
     """What follows a failed attempt: a wait in seconds, or why to stop."""
 
@@ -41,6 +47,7 @@ class Work:
     """Advances claims, for the workers of one coordinator.
 
     Attributes:
+        services: Where targets and callbacks are looked up.
         slots: What runs, and may run.
         runs: Attempts and deliveries under way, by cid.
         is_stopping: No attempt is begun any more, and a delivery is not repeated.
@@ -60,7 +67,7 @@ class Work:
         context: Context,
     ) -> None:
         self._coordinator = coordinator
-        self._services = services
+        self.services = services
         self._backend = backend
         self._environment = environment
         self._clock = environment.clock
@@ -77,6 +84,9 @@ class Work:
     async def advance(self, claim: Claim) -> None:
         """Make the attempt or the delivery that the claim is for; after a last attempt, both."""
         record = claim.record
+        if claim.died:
+            await self._recover(claim, WorkerDied("the process that did this died meanwhile"))
+            return
         if record.outcome is None:
             await self._guard(self._attempt, claim)
             self._backend.wake()  # the target's own slot may be free already
@@ -97,7 +107,7 @@ class Work:
         if self.is_stopping:
             await self._give_back(claim, unstarted=True)
             return
-        service = self._services.find(record.target)
+        service = self.services.find(record.target)
         if service is None:
             await self._park(claim, f"no service is named {record.target!r} here")
             return
@@ -212,8 +222,7 @@ class Work:
         if claim.slot is not None:
             self.slots.give(claim.slot)
         claim.slot = callback = claim.record.callback
-        if callback is not None and self.slots.admits(callback):
-            self.slots.take(callback)
+        if callback is not None and self.slots.take(callback):
             return True
         claim.slot = None
         return False
@@ -223,7 +232,7 @@ class Work:
     async def _deliver(self, claim: Claim) -> None:
         record, policy = claim.record, self._callback_policy
         assert record.callback is not None
-        service = self._services.find(record.callback)
+        service = self.services.find(record.callback)
         if service is None:
             await self._park(claim, f"no service is named {record.callback!r} here")
             return
@@ -303,8 +312,9 @@ class Work:
     async def _recover(self, claim: Claim, error: Exception) -> None:
         """A fault counts as a failed attempt, so that it cannot come back for ever."""
         record = claim.record
-        text = "a worker met a fault: %s at %s"
-        self._log.problem("worker", text, type_name(error), record.cid, error=error)
+        if not claim.died:
+            text = "a worker met a fault: %s at %s"
+            self._log.problem("worker", text, type_name(error), record.cid, error=error)
         if claim.token != record.token:
             return
         failure = Failure(error_info(error), render_traceback(error))
@@ -345,9 +355,13 @@ class Work:
                 return kept
             except BackendError as error:
                 self.problem = str(error)
-                self._log.problem("backend", "the backend fails: %s", error, error=error)
+                self.note_failing(error)
             await anyio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def note_failing(self, error: Exception) -> None:
+        """The backend cannot do what is asked of it, for now."""
+        self._log.problem("backend", "the backend fails: %s", error, error=error)
 
     # What the hooks are told.
 

@@ -45,6 +45,7 @@ TRANSITIONS: dict[str, tuple[str, Transition]] = {
     "unpark": ("unpark", lambda r: machine.unpark(r, 7.0)),
     "hasten": ("hasten", lambda r: machine.hasten(r, 7.0)),
     "deliver": ("deliver", machine.deliver),
+    "take over": ("take_over", machine.take_over),
     "settle": ("settle", machine.settle),
     "postpone": ("postpone", lambda r: machine.postpone(r, 7.0, ERROR)),
     "bury": ("bury", lambda r: machine.bury(r, ERROR)),
@@ -143,8 +144,8 @@ class TestTable:
             targets = ()
         elif event == "hasten" and record.due is None:
             targets = ()
-        elif event == "release" and record.due is not None:
-            targets = ()  # nobody holds it, so there is nothing to give back
+        elif event in ("release", "take_over") and record.due is not None:
+            targets = ()  # nobody holds it
         elif event == "bury" and record.outcome is None:
             targets = ()  # a dead letter is an outcome that nobody took
         elif event in ("release", "unpark"):
@@ -221,8 +222,20 @@ class TestAttempts:
 
     def test_taken_over_from_a_dead_holder(self) -> None:
         record = past("start")
-        machine.start(record, 200.0)
-        assert (record.attempts, record.token, record.first_at) == (2, 2, 100.0)
+        machine.take_over(record)
+        assert (record.state, record.attempts, record.token) == ("running", 1, 2)
+        machine.retry(record, 7.0, 201.0, FAILURE)
+        assert record.history == [PastAttempt(1, 100.0, 201.0, FAILURE)]
+
+    def test_a_callback_taken_over_from_a_dead_holder(self) -> None:
+        record = past("start", "finish", "deliver")
+        machine.take_over(record)
+        assert (record.state, record.deliveries, record.token) == ("notifying", 1, 3)
+
+    def test_what_nobody_holds_is_not_taken_over(self) -> None:
+        for record in (fresh(), past("start", "finish")):
+            with pytest.raises(IllegalTransition):
+                machine.take_over(record)
 
     def test_history_is_bounded(self) -> None:
         record = fresh()

@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from urllib.parse import parse_qsl, urlsplit
+from typing import TYPE_CHECKING, Any
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from invoke_retry.backends.base import Backend, Query, Runner, without_password
 from invoke_retry.backends.memory import MemoryBackend
 
-__all__ = ["Backend", "MemoryBackend", "Query", "Runner", "backend_from"]
+if TYPE_CHECKING:
+    from invoke_retry.backends.sqlite import SQLiteBackend
 
-_NUMBERS: dict[str, Callable[[str], float]] = {
+__all__ = ["Backend", "MemoryBackend", "Query", "Runner", "SQLiteBackend", "backend_from"]
+
+_Options = dict[str, Callable[[str], object]]
+_COMMON: _Options = {
     "max_waiting": int,
     "max_bytes": int,
     "retention": float,
     "dead_retention": float,
     "park_for": float,
-    "keep": int,
 }
+_EXPECTED = "expected memory://, sqlite:///path, or a Backend"
+
+
+def __getattr__(name: str) -> Any:
+    """A backend that needs more than the others is imported when it is asked for."""
+    if name == "SQLiteBackend":
+        from invoke_retry.backends.sqlite import SQLiteBackend  # noqa: PLC0415
+
+        return SQLiteBackend
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def backend_from(where: str | Backend) -> Backend:
@@ -34,24 +48,45 @@ def backend_from(where: str | Backend) -> Backend:
     try:
         parts = urlsplit(where)
     except ValueError as error:
-        raise ValueError(f"backend {url!r} is no URL ({error}); expected memory://") from None
-    if parts.scheme != "memory":
-        raise ValueError(f"backend {url!r} is not known; expected memory://, or a Backend")
+        raise ValueError(f"backend {url!r} is no URL ({error}); {_EXPECTED}") from None
+    make = _MAKERS.get(parts.scheme)
+    if make is None:
+        raise ValueError(f"backend {url!r} is not known; {_EXPECTED}")
+    return make(url, parts)
+
+
+def _memory(url: str, parts: SplitResult) -> Backend:
     if parts.netloc or parts.path or parts.fragment:
         raise ValueError(f"backend {url!r}: memory:// takes no host or path, and no fragment")
-    return MemoryBackend(**_options(url, parts.query))  # type: ignore[arg-type]
+    return MemoryBackend(**_options(url, parts.query, {**_COMMON, "keep": int}))
 
 
-def _options(url: str, query: str) -> dict[str, float]:
-    options: dict[str, float] = {}
+def _sqlite(url: str, parts: SplitResult) -> Backend:
+    path = unquote(parts.path)[1:]
+    if parts.netloc or parts.fragment or not path:
+        raise ValueError(
+            f"backend {url!r}: expected sqlite:///name.db (beside the working directory) or "
+            "sqlite:////var/lib/name.db (an absolute path)"
+        )
+    from invoke_retry.backends.sqlite import SQLiteBackend  # noqa: PLC0415
+
+    options: _Options = {**_COMMON, "lease": float, "synchronous": str}
+    return SQLiteBackend(path, **_options(url, parts.query, options))
+
+
+_MAKERS: dict[str, Callable[[str, SplitResult], Backend]] = {"memory": _memory, "sqlite": _sqlite}
+
+
+def _options(url: str, query: str, known: _Options) -> dict[str, Any]:
+    options: dict[str, Any] = {}
     for name, text in parse_qsl(query, keep_blank_values=True):
-        if name not in _NUMBERS or name in options:
+        if name not in known or name in options:
             wrong = "names twice the" if name in options else "has no"
             raise ValueError(
-                f"backend {url!r} {wrong} option {name[:60]!r}; expected {', '.join(_NUMBERS)}"
+                f"backend {url!r} {wrong} option {name[:60]!r}; expected {', '.join(known)}"
             )
         try:
-            options[name] = _NUMBERS[name](text)
+            options[name] = known[name](text)
         except ValueError:
             raise ValueError(
                 f"option {name} of backend {url!r} is {text[:60]!r}, but must be a number"

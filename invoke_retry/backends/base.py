@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Concatenate, ParamSpec, Protocol
 
@@ -41,29 +41,57 @@ class Claim:
         record: What is held. In memory it is the record itself, elsewhere a copy.
         token: The record's token when it was taken. If it is another now, the claim is lost.
         slot: The service whose slot the runner holds for it.
+        died: What was being done for it has failed with the process that did it.
     """
 
-    __slots__ = ("record", "slot", "token")
+    __slots__ = ("died", "record", "slot", "token")
 
     def __init__(self, record: Record) -> None:
         self.record = record
         self.token = record.token
         self.slot: str | None = None
+        self.died = False
 
 
 class Runner(Protocol):
-    """Who runs what is due, as a backend sees it. None of this blocks or awaits."""
+    """Who runs what is due, as a backend sees it. None of this blocks or awaits.
 
-    def admits(self, service: str) -> bool:
-        """Whether an attempt of the service, or a delivery to it, may begin now."""
+    Attributes:
+        services: The names of those that can be run here; it may grow.
+    """
+
+    services: Collection[str]
+
+    def room(self) -> int:
+        """How many attempts and deliveries may begin now."""
         ...
 
-    def has_room(self) -> bool:
-        """Whether any may begin."""
+    def room_for(self, service: str) -> int:
+        """How many of the service may."""
         ...
 
-    def start(self, claim: Claim) -> None:
-        """Begin. When it is over, the runner calls `Backend.wake`."""
+    def take(self, service: str) -> bool:
+        """Take a slot for the service if there is one; it is for `start`, or to `give` back."""
+        ...
+
+    def give(self, service: str) -> None:
+        """A slot is not needed after all."""
+        ...
+
+    def start(self, claim: Claim, *, died: bool = False) -> None:
+        """Begin; a slot was taken. When it is over, the runner calls `Backend.wake`.
+
+        Args:
+            died: It was held by a process that died: what that was doing has failed.
+        """
+        ...
+
+    def failing(self, error: Exception) -> None:
+        """The backend itself cannot do its work now; it tries again."""
+        ...
+
+    def notable(self, kind: str, text: str, *args: object) -> None:
+        """Something that a person should know, at most some lines of a kind a minute."""
         ...
 
     def ended(self, record: Record) -> None:
@@ -114,9 +142,11 @@ class Backend(ABC):
 
     Attributes:
         durable: Whether what is kept survives the process.
+        problem: What keeps the backend from working; None if nothing does.
     """
 
     durable: bool = True
+    problem: str | None = None
 
     def __init__(
         self,
@@ -213,16 +243,16 @@ class Backend(ABC):
     async def counts(self) -> dict[State, int]:
         """How many records are in each state; those of a final state count after pruning, too."""
 
-    @abstractmethod
     def is_idle(self) -> bool:
         """Whether nothing waits, runs or is to be delivered; what is parked does not count.
 
-        Asked of a backend that is not durable.
+        Asked only of a backend that is not durable, when its coordinator is left.
         """
+        raise NotImplementedError
 
-    @abstractmethod
     async def unfinished(self) -> Sequence[Record]:
-        """Records that are neither finished nor dead. Asked of a backend that is not durable."""
+        """Records that are neither finished nor dead; asked only where `is_idle` is."""
+        raise NotImplementedError
 
 
 def at_least(name: str, value: object, least: int) -> int:

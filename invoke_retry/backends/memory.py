@@ -104,7 +104,7 @@ class MemoryBackend(Backend):
             return
         self._is_waking = True
         try:
-            while runner.has_room() and (record := self._ready.pop(runner.admits)) is not None:
+            while runner.room() and (record := self._ready.pop(runner.take)) is not None:
                 self._give(record, runner)
         finally:
             self._is_waking = False
@@ -112,9 +112,10 @@ class MemoryBackend(Backend):
     def _give(self, record: Record, runner: Runner) -> None:
         now = self._time.monotonic()
         if (deadline := record.deadline) is not None and deadline <= now:  # its timer is late
+            runner.give(record.service)
             self._end(record, now, "deadline")
             return
-        state, due = record.state, record.due
+        state, due, service = record.state, record.due, record.service
         try:
             if record.outcome is None:
                 machine.start(record, self._time.utc())
@@ -124,6 +125,7 @@ class MemoryBackend(Backend):
                 machine.deliver(record)
         except BaseException:
             record.state, record.due = state, due
+            runner.give(service)
             self._ready.push(record)
             raise
         runner.start(Claim(record))

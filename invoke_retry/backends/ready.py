@@ -31,10 +31,10 @@ class ReadyQueue:
             del self._queues[service]
         return True
 
-    def pop(self, admits: Callable[[str], bool]) -> Record | None:
-        """The oldest of the next service in turn that is admitted; None if there is none."""
+    def pop(self, take: Callable[[str], bool]) -> Record | None:
+        """The oldest of the next service in turn for which a slot can be taken, or None."""
         for service in self._queues:
-            if admits(service):
+            if take(service):
                 break
         else:
             return None

@@ -268,7 +268,7 @@ FAULT_POINTS: list[tuple[Any, str]] = [
     (records, "callback_payload"),
     (models, "utc_time"),
     (Slots, "give"),
-    (Slots, "admits"),
+    (Slots, "room_for"),
     (Slots, "note"),
     (Run, "over"),
     (MemoryBackend, "wake"),

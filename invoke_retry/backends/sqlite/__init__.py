@@ -1,0 +1,13 @@
+"""Invocations that wait in a SQLite file, which the processes of one machine may share.
+
+backend.py   what the coordinator sees: which work is due, for whom there is room, who waits
+writer.py    the thread that owns the connection, and commits whatever has queued up
+store.py     what is done within one transaction; every change of a record goes through it
+rows.py      a record as rows, and back
+schema.py    opening, checking and migrating the file
+files.py     locks between processes, and what is refused before SQLite sees it
+"""
+
+from invoke_retry.backends.sqlite.backend import SQLiteBackend
+
+__all__ = ["SQLiteBackend"]

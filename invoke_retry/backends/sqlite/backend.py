@@ -1,0 +1,543 @@
+"""`SQLiteBackend`: which work is due, for whom there is room, and who waits for what."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from invoke_retry import machine
+from invoke_retry.backends.base import (
+    DAY,
+    DEFAULT_MAX_BYTES,
+    Backend,
+    Claim,
+    Query,
+    Runner,
+    T,
+    Transition,
+)
+from invoke_retry.backends.sqlite import files
+from invoke_retry.backends.sqlite.rows import Stored
+from invoke_retry.backends.sqlite.store import Look, Settings, Store
+from invoke_retry.backends.sqlite.writer import Job, Writer
+from invoke_retry.clock import Clock
+from invoke_retry.durations import Duration, seconds_of, shown
+from invoke_retry.errors import BackendError, InvalidState, NotRunning
+from invoke_retry.models import State
+from invoke_retry.record import Record
+
+_TIDY_SECONDS = 1.0
+_LONGEST_TIMER = 60.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0
+_CLOSE_SECONDS = 5.0
+
+
+class StoredClaim(Claim):
+    """A claim of a record that stands in the file."""
+
+    __slots__ = ("row",)
+
+    def __init__(self, row: int, record: Record) -> None:
+        super().__init__(record)
+        self.row = row
+
+
+class SQLiteBackend(Backend):
+    """Keeps invocations in a SQLite file, which any number of processes of one machine may share.
+
+    What was accepted survives `kill -9`, power loss and a full disk. A process that dies holds
+    nothing up: the others take over what it was doing at once.
+
+    Args:
+        path: The file; made if it is not there, readable by its owner only. `-wal`, `-shm`,
+            `-lock` and `-seatN` stand beside it.
+        synchronous: `full`: accepted is on the disk. `normal`: several times faster, and what was
+            accepted survives the death of the process, but a power loss may take the last of it.
+        lease: Seconds (or a timedelta) after which a process that shows no life, but is not dead,
+            loses what it holds.
+
+    Raises:
+        ValueError: An argument is out of range.
+    """
+
+    durable = True
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        synchronous: Literal["full", "normal"] = "full",
+        lease: Duration = 30,
+        max_waiting: int | None = None,
+        max_bytes: int = DEFAULT_MAX_BYTES,
+        retention: Duration = 7 * DAY,
+        dead_retention: Duration = 30 * DAY,
+        park_for: Duration = 7 * DAY,
+    ) -> None:
+        super().__init__(
+            max_waiting=max_waiting,
+            max_bytes=max_bytes,
+            retention=retention,
+            dead_retention=dead_retention,
+            park_for=park_for,
+        )
+        if synchronous not in ("full", "normal"):
+            raise ValueError(
+                f"synchronous is {shown(synchronous)}, but must be 'full' (survives power loss) "
+                "or 'normal' (survives the death of the process)"
+            )
+        try:
+            name = os.fspath(path)
+        except TypeError:
+            name = ""
+        if not name or "\x00" in name or name == ":memory:":
+            raise ValueError(
+                f"path is {shown(path)}, but must name a file; for invocations that need not be "
+                "kept there is memory://"
+            )
+        self.path = Path(name).absolute()
+        self.synchronous = synchronous
+        self.lease = seconds_of("lease", lease, positive=True)
+        self._runner: Runner | None = None
+        self._clock: Clock | None = None
+        self._writer: Writer | None = None
+        self._store: Store | None = None
+        self._pid = 0
+        self._is_paused = False
+        self._is_closed = False
+        # what this process holds, by cid: the token that it knows
+        self._held: dict[str, int] = {}
+        self._hand: deque[StoredClaim] = deque()  # taken, and waiting for a slot
+        self._died: set[str] = set()
+        self._waiters: dict[str, list[asyncio.Future[None]]] = {}
+        self._is_looking = False
+        self._may_be_due = False
+        self._pause = _FIRST_PAUSE
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = float("inf")
+        self._tidy_timer: asyncio.TimerHandle | None = None
+
+    # Opening and closing.
+
+    async def open(self, clock: Clock, runner: Runner | None) -> None:
+        if self._clock is not None:
+            raise InvalidState(
+                "this SQLiteBackend belongs to a coordinator already; make one for each"
+            )
+        loop = asyncio.get_running_loop()
+        if hasattr(loop, "clock"):
+            raise BackendError(
+                "SQLiteBackend works in a thread, which virtual time does not wait for; use "
+                "memory:// under VirtualLoop, or the usual event loop"
+            )
+        files.check_file(self.path)
+        files.create_privately(self.path)
+        alone = files.why_alone(self.path)
+        settings = Settings(
+            self.path, self.synchronous, self.lease, self.max_waiting, self.retention,
+            self.dead_retention, self.park_for, alone is not None,
+        )  # fmt: skip
+        self._clock, self._pid = clock, os.getpid()
+        self._store = Store(settings, clock, works=runner is not None)
+        self._writer = Writer(
+            self._store,
+            clock,
+            on_news=self._on_news,
+            on_long_log=self._on_long_log,
+            services=None if runner is None else runner.services,
+        )
+        try:
+            await self._do(Store.open, writes=False)
+        except BackendError as error:
+            if alone is None or "locked" not in str(error):
+                raise
+            raise BackendError(
+                f"the store {self.path} is in use by another process, and cannot be shared: "
+                f"{alone}; put it on a local disk of a machine that has flock, or use the NATS "
+                "backend (nats://...) for many processes"
+            ) from error
+        self._runner = runner
+        if runner is not None:
+            self._may_be_due = True
+            self._tidy()
+
+    async def close(self) -> None:
+        self.pause()
+        self._is_closed = True
+        for timer in (self._timer, self._tidy_timer):
+            if timer is not None:
+                timer.cancel()
+        error = NotRunning(_LEFT)
+        for waiters in self._waiters.values():
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_exception(error)
+        if self._writer is not None:
+            ended = self._writer.stop()
+            await asyncio.wait({ended}, timeout=_CLOSE_SECONDS)
+        self._runner = None
+
+    def pause(self) -> None:
+        self._is_paused = True
+        while self._hand:
+            self._give_back(self._hand.popleft())
+
+    # What is due.
+
+    def wake(self) -> None:
+        runner = self._runner
+        if runner is None:
+            return
+        while self._hand and runner.take(self._hand[0].record.service):
+            self._start(self._hand.popleft())
+        if self._may_be_due and not self._is_looking and not self._is_paused and not self._hand:
+            self._look(runner)
+
+    def _look(self, runner: Runner) -> None:
+        room = runner.room()
+        demand = {name: most for name in runner.services if (most := runner.room_for(name)) > 0}
+        if room <= 0 or not demand:
+            return
+        self._is_looking, self._may_be_due = True, False
+        self._submit(lambda store: store.look(demand, room), self._looked)
+
+    def _looked(self, look: Look | None, error: Exception | None) -> None:
+        self._is_looking = False
+        if look is None:
+            self._may_be_due = True
+            self._troubled(error)
+            return
+        self._untroubled()
+        self._tell_ended(look.ended)
+        self._may_be_due = self._may_be_due or look.is_more
+        self._set_timer(look.next_due)
+        for stored in look.taken:
+            self._hold(stored)
+        self.wake()
+
+    def _hold(self, stored: Stored) -> None:
+        claim = StoredClaim(stored.id, stored.record)
+        self._held[stored.record.cid] = stored.record.token
+        if self._is_paused:
+            self._give_back(claim)
+        else:
+            self._hand.append(claim)
+
+    def _start(self, claim: StoredClaim) -> None:
+        assert self._runner is not None
+        if claim.record.cid in self._died:
+            self._died.discard(claim.record.cid)
+            self._runner.start(claim, died=True)
+        else:
+            self._runner.start(claim)
+
+    def _give_back(self, claim: StoredClaim) -> None:
+        """What was taken for nothing: nobody has begun it."""
+        cid, before = claim.record.cid, claim.record
+        self._held.pop(cid, None)
+        if cid in self._died:  # the next one finds it as we did
+            self._died.discard(cid)
+            return
+        after = before.copy()
+        machine.release(after, self._time.monotonic())
+        self._submit(lambda store: store.apply(claim.row, before, after), _ignore)
+
+    def _set_timer(self, when: float) -> None:
+        if when >= self._timer_at or self._is_closed:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = when
+        delay = min(max(0.0, when - self._time.monotonic()), _LONGEST_TIMER)
+        self._timer = asyncio.get_running_loop().call_later(delay, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer, self._timer_at = None, float("inf")
+        self._may_be_due = True
+        self.wake()
+
+    # What is done from time to time, and what others did.
+
+    def _tidy(self) -> None:
+        self._tidy_timer = None
+        runner = self._runner
+        if runner is None or self._is_paused:
+            return
+        if self._is_looking:
+            self._tidy_later(_TIDY_SECONDS / 10)
+            return
+        self._is_looking = True
+        room, held, known = runner.room(), dict(self._held), tuple(runner.services)
+        self._submit(lambda store: store.tidy(known, room, held), self._tidied)
+
+    def _tidied(self, found: Look | None, error: Exception | None) -> None:
+        self._is_looking = False
+        if found is None:
+            self._troubled(error)
+        else:
+            self._untroubled()
+            self._tell_ended(found.ended)
+            for stored in found.taken:
+                self._died.add(stored.record.cid)
+                self._hold(stored)
+            self._may_be_due = True
+            self.wake()
+        self._tidy_later(_TIDY_SECONDS)
+
+    def _tidy_later(self, seconds: float) -> None:
+        if not self._is_closed:
+            self._tidy_timer = asyncio.get_running_loop().call_later(seconds, self._tidy)
+
+    def _on_news(self) -> None:
+        """Another process has written: has it decided over what we hold or wait for?"""
+        if self._is_closed:
+            return
+        held, waited = dict(self._held), tuple(self._waiters)
+        if held or waited:
+            self._submit(
+                lambda store: (store.lost(held), store.decided(waited)),
+                partial(self._heard, held),
+                writes=False,
+            )
+        self._may_be_due = True
+        self.wake()
+
+    def _heard(
+        self,
+        held: dict[str, int],
+        news: tuple[list[str], list[str]] | None,
+        error: Exception | None,  # noqa: ARG002
+    ) -> None:
+        if news is None:
+            return
+        lost, decided = news
+        for cid in lost:
+            if self._held.get(cid) == held[cid]:
+                del self._held[cid]
+                if self._runner is not None:
+                    self._runner.lost(cid)
+        for cid in decided:
+            self._tell_waiters(cid)
+
+    def _on_long_log(self, size: int) -> None:
+        if self._runner is not None:
+            self._runner.notable(
+                "long log",
+                "the log of %s has %d MiB: a reader has kept a transaction open, and the log "
+                "cannot be brought in until it ends",
+                self.path,
+                size // 1_048_576,
+            )
+
+    def _tell_ended(self, ended: Sequence[Record]) -> None:
+        for record in ended:
+            self._tell_waiters(record.cid)
+            if self._runner is not None:
+                self._runner.ended(record)
+
+    def _troubled(self, error: Exception | None) -> None:
+        self.problem = str(error)
+        if self._runner is not None and error is not None and not self._is_closed:
+            self._runner.failing(error)
+            self._set_timer(self._time.monotonic() + self._pause)
+            self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+
+    def _untroubled(self) -> None:
+        self.problem = None
+        self._pause = _FIRST_PAUSE
+
+    # What the coordinator asks for.
+
+    async def accept(self, record: Record) -> Record:
+        self._check()
+        runner, now = self._runner, self._time.monotonic()
+        is_due = record.due is not None and record.due <= now
+        # what was accepted with room to spare is taken in the same transaction
+        is_taken = (
+            runner is not None
+            and is_due
+            and not (self._may_be_due or self._is_looking or self._is_paused)
+            and record.cid not in self._held
+            and runner.take(record.service)
+        )
+        if is_taken:
+            machine.start(record, self._time.utc())
+            self._held[record.cid] = record.token
+        kept: tuple[int, Record] = await self._do(
+            lambda store: store.accept(record), then=partial(self._accepted, record, is_taken)
+        )
+        return kept[1]
+
+    def _accepted(
+        self,
+        record: Record,
+        is_taken: bool,
+        kept: tuple[int, Record] | None,
+        error: Exception | None,  # noqa: ARG002
+    ) -> None:
+        is_new = kept is not None and kept[1] is record
+        if is_taken and self._runner is not None:
+            if kept is not None and is_new and not self._is_paused:
+                self._runner.start(StoredClaim(kept[0], record))
+                return
+            self._runner.give(record.service)
+            if kept is not None and is_new:
+                self._give_back(StoredClaim(kept[0], record))
+            elif record.token == self._held.get(record.cid):
+                del self._held[record.cid]
+        if is_new and record.due is not None:
+            self._set_timer(record.due)
+            if record.deadline is not None:
+                self._set_timer(record.deadline)
+
+    async def apply(
+        self, claim: Claim, transition: Transition[T], *args: T.args, **kwargs: T.kwargs
+    ) -> bool:
+        assert isinstance(claim, StoredClaim)
+        before, row = claim.record, claim.row
+        after = before.copy()
+        transition(after, *args, **kwargs)
+        kept: bool = await self._do(
+            lambda store: store.apply(row, before, after),
+            then=partial(self._applied, claim, after),
+        )
+        return kept
+
+    def _applied(
+        self, claim: StoredClaim, after: Record, kept: bool | None, error: Exception | None
+    ) -> None:
+        if error is not None:
+            return
+        record, cid = claim.record, claim.record.cid
+        if not kept:
+            self._held.pop(cid, None)
+            return
+        is_decided = record.outcome is None and after.outcome is not None
+        record.become(after)
+        claim.token = record.token
+        if record.due is None and record.state in ("running", "notifying"):
+            self._held[cid] = record.token
+        else:
+            self._held.pop(cid, None)
+            if record.due is not None and record.state in ("waiting", "notifying"):
+                self._set_timer(record.due)
+        if is_decided:
+            self._tell_waiters(cid)
+
+    async def amend(
+        self, cid: str, transition: Transition[T], *args: T.args, **kwargs: T.kwargs
+    ) -> Record:
+        record: Record = await self._do(
+            lambda store: store.amend(cid, lambda each: transition(each, *args, **kwargs)),
+            then=self._amended,
+        )
+        return record
+
+    def _amended(self, record: Record | None, error: Exception | None) -> None:
+        if record is None or error is not None:
+            return
+        self._held.pop(record.cid, None)
+        if record.outcome is not None:
+            self._tell_waiters(record.cid)
+        if record.due is not None:
+            self._set_timer(record.due)
+
+    async def get(self, cid: str) -> Record:
+        record: Record = await self._do(lambda store: store.get(cid), writes=False)
+        return record
+
+    async def outcome(self, cid: str) -> Record:
+        waiters = self._waiters.setdefault(cid, [])
+        waiter = asyncio.get_running_loop().create_future()
+        waiters.append(waiter)  # before it is asked for, so that no news is missed
+        try:
+            record = await self.get(cid)
+            while record.outcome is None:
+                await waiter
+                record = await self.get(cid)
+            return record
+        finally:
+            waiter.cancel()
+            waiters.remove(waiter)
+            if not waiters and self._waiters.get(cid) is waiters:
+                del self._waiters[cid]
+
+    def _tell_waiters(self, cid: str) -> None:
+        for waiter in self._waiters.get(cid, ()):
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def search(self, query: Query) -> Sequence[Record]:
+        found: Sequence[Record] = await self._do(lambda store: store.search(query), writes=False)
+        return found
+
+    async def counts(self) -> dict[State, int]:
+        totals: dict[str, int] = await self._do(Store.counts, writes=False)
+        return {state: totals.get(state, 0) for state in get_args(State)}
+
+    # Passing jobs to the thread.
+
+    async def _do(
+        self,
+        run: Callable[[Store], Any],
+        *,
+        then: Callable[[Any, Exception | None], None] | None = None,
+        writes: bool = True,
+    ) -> Any:
+        """Have something done and wait for it. Cancelled, it is done all the same, or not at all.
+
+        Raises:
+            BackendError: It was not done, or may not have been.
+        """
+        self._check()
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+        def told(result: Any, error: Exception | None) -> None:
+            if then is not None:
+                then(result, error)
+            if future.done():
+                return
+            if error is None:
+                future.set_result(result)
+            else:
+                future.set_exception(error)
+
+        self._submit(run, told, writes=writes)
+        return await future
+
+    def _submit(
+        self,
+        run: Callable[[Store], Any],
+        then: Callable[[Any, Exception | None], None],
+        *,
+        writes: bool = True,
+    ) -> None:
+        assert self._writer is not None
+        assert self._store is not None
+        self._writer.submit(Job(partial(run, self._store), then, writes=writes))
+
+    @property
+    def _time(self) -> Clock:
+        assert self._clock is not None
+        return self._clock
+
+    def _check(self) -> None:
+        if self._is_closed:
+            raise NotRunning(_LEFT)
+        if self._pid != os.getpid():
+            raise BackendError(
+                f"the store {self.path} was opened by process {self._pid}, and this is a fork of "
+                "it; make and enter a coordinator of its own after the fork"
+            )
+
+
+_LEFT = "the store is closed: its coordinator was left; make and enter another one"
+
+
+def _ignore(result: object, error: Exception | None) -> None:
+    """What comes of it is seen by whoever finds the record next."""

@@ -1,0 +1,246 @@
+"""A record as rows of the file, and back.
+
+`due`, `began` and `deadline` are stored in *store time*, which every process of the machine shares
+and which goes on after a reboot; `shift` is store time minus the coordinator's monotonic clock.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from functools import lru_cache
+from typing import Any, Final, NamedTuple, cast, get_args
+
+from pydantic_core import from_json
+
+from invoke_retry.correlation import CorrelationId
+from invoke_retry.models import ErrorInfo, Reason, State
+from invoke_retry.policy import RetryPolicy
+from invoke_retry.record import HISTORY_LIMIT, Failure, Outcome, PastAttempt, Record
+
+_FIXED: Final = (
+    "cid", "target", "callback", "source", "orig_cid", "policy", "created_at", "resubmit_of",
+)  # fmt: skip
+_LIVE: Final = (
+    "service", "state", "token", "attempts", "deliveries", "due", "began", "deadline", "owner",
+    "attempt_at", "first_at", "reason", "outcome_at", "response_omitted", "error_type",
+    "error_message", "delivery_error_type", "delivery_error_message", "parked_because",
+)  # fmt: skip
+_BODIES: Final = ("payload", "context", "response")
+
+_STATES: frozenset[str] = frozenset(get_args(State))
+_REASONS: frozenset[str] = frozenset(get_args(Reason))
+_TEXT, _COUNT, _TIME = (str,), (int,), (float, int)
+_NULL = (type(None),)
+_TYPES: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("cid", "target", "source", "orig_cid", "policy", "service", "state"), _TEXT),
+    **dict.fromkeys(("token", "attempts", "deliveries"), _COUNT),
+    **dict.fromkeys(("created_at", "began"), _TIME),
+    **dict.fromkeys(("due", "deadline", "attempt_at", "first_at", "outcome_at"), _TIME + _NULL),
+    "owner": _COUNT + _NULL,
+}
+_COLUMNS: Final = (*_FIXED, *_LIVE)
+_EXPECTED: Final = tuple(_TYPES.get(name, _TEXT + _NULL) for name in _COLUMNS)
+
+COLUMNS: Final = ", ".join(("id", *_COLUMNS))
+_INSERT: Final = (
+    f"INSERT INTO invocation ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
+)
+_UPDATE: Final = (
+    f"UPDATE invocation SET {', '.join(f'{name} = ?' for name in _LIVE)} "
+    "WHERE id = ? AND token = ? AND owner IS ?"
+)
+
+
+class Unreadable(Exception):
+    """A row that somebody else has changed, or that is damaged."""
+
+
+class Stored(NamedTuple):
+    """A record and where it stands in the file."""
+
+    id: int
+    record: Record
+    owner: int | None
+
+
+def insert(db: sqlite3.Connection, record: Record, owner: int, shift: float) -> int:
+    """Write a new record; its row's id."""
+    fixed = (
+        record.cid, record.target, record.callback, record.source, record.orig_cid,
+        _policy_text(record.policy), record.created_at, record.resubmit_of,
+    )  # fmt: skip
+    row = db.execute(_INSERT, fixed + _live(record, owner, shift)).lastrowid
+    assert row is not None
+    for kind, json in (("payload", record.payload), ("context", record.context)):
+        if json is not None:
+            db.execute("INSERT INTO body VALUES (?, ?, ?)", (row, kind, json))
+    _insert_attempts(db, row, record, 0)
+    return row
+
+
+def update(db: sqlite3.Connection, stored: Stored, after: Record, owner: int, shift: float) -> bool:
+    """Write what a transition has changed; False if the row is another one meanwhile.
+
+    Args:
+        stored: What was read.
+        owner: Who holds it from now on, if anybody does.
+    """
+    row, before, old_owner = stored
+    changed = db.execute(_UPDATE, (*_live(after, owner, shift), row, before.token, old_owner))
+    if changed.rowcount != 1:
+        return False
+    if after.history:
+        _insert_attempts(db, row, after, before.history[-1].number if before.history else 0)
+    if before.outcome is None and after.outcome is not None and after.outcome.response is not None:
+        db.execute(
+            "INSERT OR REPLACE INTO body VALUES (?, 'response', ?)", (row, after.outcome.response)
+        )
+    return True
+
+
+def delete(db: sqlite3.Connection, row: int) -> None:
+    """Forget a record for good."""
+    for table in ("invocation", "body", "attempt"):
+        db.execute(f"DELETE FROM {table} WHERE id = ?", (row,))
+
+
+def load(db: sqlite3.Connection, row: tuple[Any, ...], shift: float, *, history: int = 1) -> Stored:
+    """The record of a row that was read by `COLUMNS`.
+
+    Args:
+        history: How many of its latest attempts are wanted.
+
+    Raises:
+        Unreadable: It is damaged.
+    """
+    try:
+        return _load(db, row, shift, history)
+    except sqlite3.Error:
+        raise
+    except Exception as error:
+        raise Unreadable(f"its row cannot be read: {type(error).__name__}") from error
+
+
+def _load(db: sqlite3.Connection, row: tuple[Any, ...], shift: float, history: int) -> Stored:
+    for name, value, expected in zip(_COLUMNS, row[1:], _EXPECTED, strict=True):
+        if not isinstance(value, expected):
+            raise TypeError(f"{name} is of type {type(value).__name__}")
+    (
+        number, cid, target, callback, source, orig_cid, policy, created_at, resubmit_of,
+        _, state, token, attempts, deliveries, due, began, _, owner, attempt_at, first_at, reason,
+        outcome_at, response_omitted, error_type, error_message, delivery_error_type,
+        delivery_error_message, parked_because,
+    ) = row  # fmt: skip
+    if state not in _STATES or (reason is not None and reason not in _REASONS):
+        raise ValueError(f"state is {state}, reason is {reason}")
+    bodies = _load_bodies(db, number)
+    record = Record(
+        CorrelationId(cid), target, callback, source, orig_cid, bodies.get("payload"),
+        bodies.get("context"), _policy(policy), created_at, began - shift, 0.0,
+        resubmit_of=None if resubmit_of is None else CorrelationId(resubmit_of),
+    )  # fmt: skip
+    record.state = state
+    record.token, record.attempts, record.deliveries = token, attempts, deliveries
+    record.due = None if due is None else due - shift
+    record.attempt_at, record.first_at = attempt_at, first_at
+    record.delivery_error = _error(delivery_error_type, delivery_error_message)
+    record.parked_because = parked_because
+    if reason is not None:
+        record.outcome = Outcome(
+            cast("Reason", reason),
+            outcome_at,
+            bodies.get("response"),
+            response_omitted,
+            _error(error_type, error_message),
+        )
+    if attempts and history:
+        record.history = _load_attempts(db, number, history)
+    return Stored(number, record, owner)
+
+
+def damaged(row: tuple[Any, ...], because: str) -> Record:
+    """What can still be shown of a row that cannot be read."""
+    told: dict[str, Any] = dict(zip(("id", *_COLUMNS), row, strict=True))
+
+    def text(name: str) -> str:
+        value = told[name]
+        return value if isinstance(value, str) else "?"
+
+    try:
+        cid = CorrelationId(told["cid"])
+    except ValueError:
+        cid = CorrelationId.from_key(f"row {row[0]}")
+    record = Record(
+        cid, text("target"), None, text("source"), text("orig_cid"), None, None,
+        RetryPolicy(0, 0), 0.0, 0.0, 0.0,
+    )  # fmt: skip
+    record.state = "parked"
+    record.due = None
+    record.parked_because = because
+    return record
+
+
+def _live(record: Record, owner: int, shift: float) -> tuple[Any, ...]:
+    outcome, error, delivery_error = record.outcome, record.error, record.delivery_error
+    is_held = record.due is None and record.state in ("running", "notifying")
+    deadline = record.deadline if record.state == "waiting" else None
+    return (
+        record.service, record.state, record.token, record.attempts, record.deliveries,
+        None if record.due is None else record.due + shift,
+        record.began + shift,
+        None if deadline is None else deadline + shift,
+        owner if is_held else None,
+        record.attempt_at, record.first_at,
+        outcome and outcome.reason, outcome and outcome.at, outcome and outcome.response_omitted,
+        error and error.type, error and error.message,
+        delivery_error and delivery_error.type, delivery_error and delivery_error.message,
+        record.parked_because,
+    )  # fmt: skip
+
+
+def _insert_attempts(db: sqlite3.Connection, row: int, record: Record, known: int) -> None:
+    for past in record.history or ():
+        if past.number > known:
+            failure = past.failure
+            error = failure and failure.error
+            db.execute(
+                "INSERT OR REPLACE INTO attempt VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (
+                    row, past.number, past.started_at, past.ended_at,
+                    error and error.type, error and error.message, failure and failure.traceback,
+                ),
+            )  # fmt: skip
+
+
+def _load_attempts(db: sqlite3.Connection, row: int, limit: int) -> list[PastAttempt]:
+    found = db.execute(
+        "SELECT number, started_at, ended_at, error_type, error_message, traceback FROM attempt "
+        "WHERE id = ? ORDER BY number DESC LIMIT ?",
+        (row, min(limit, HISTORY_LIMIT)),
+    ).fetchall()
+    history: list[PastAttempt] = []
+    for number, started_at, ended_at, error_type, error_message, traceback in reversed(found):
+        error = _error(error_type, error_message)
+        failure = None if error is None else Failure(error, traceback)
+        history.append(PastAttempt(int(number), float(started_at), float(ended_at), failure))
+    return history
+
+
+def _load_bodies(db: sqlite3.Connection, row: int) -> dict[str, bytes]:
+    bodies: dict[str, bytes] = {}
+    for kind, json in db.execute("SELECT kind, json FROM body WHERE id = ?", (row,)):
+        if kind in _BODIES:
+            from_json(json)  # what is no JSON is found here, not by whoever is given it
+            bodies[kind] = bytes(json)
+    return bodies
+
+
+def _error(error_type: str | None, message: str | None) -> ErrorInfo | None:
+    return None if error_type is None else ErrorInfo(type=error_type, message=message or "")
+
+
+_policy = lru_cache(maxsize=1_000)(RetryPolicy.model_validate_json)
+
+
+def _policy_text(policy: RetryPolicy) -> str:
+    return policy.model_dump_json()
