@@ -15,7 +15,6 @@ from invoke_retry import (
     InvalidState,
     Invocation,
     InvokeRetry,
-    NotRunning,
     RetryPolicy,
     ServiceRegistry,
 )
@@ -249,6 +248,20 @@ async def test_run_now_of_what_still_does_not_fit(world: World) -> None:
     assert (seen.state, seen.attempts) == ("parked", 1)
 
 
+async def test_nothing_hastens_a_callback_that_is_being_called(world: World) -> None:
+    async def slow(outcome: CallbackPayload) -> None:
+        world.told.append(outcome)
+        await asyncio.sleep(10)
+
+    world.retry.services.register("slow", slow)
+    cid = await world.submit("work", "slow")
+    await asyncio.sleep(5)
+    for ask in (world.retry.run_now, world.retry.cancel, world.retry.redeliver):
+        assert await ask(cid) is False
+    await asyncio.sleep(6)
+    assert ((await world.retry.get(cid)).state, len(world.told)) == ("succeeded", 1)
+
+
 @every_state
 async def test_redeliver(world: World, state: State) -> None:
     before = await world.get(state)
@@ -333,14 +346,3 @@ async def test_search_page_by_page(world: World) -> None:
 
 async def test_counts(world: World) -> None:
     assert await world.retry.counts() == dict.fromkeys(STATES, 1)
-
-
-async def test_counts_has_every_state_of_nothing() -> None:
-    async with InvokeRetry(ServiceRegistry()) as retry:
-        assert await retry.counts() == dict.fromkeys(STATES, 0)
-
-
-@pytest.mark.parametrize("ask", [InvokeRetry.counts, InvokeRetry.search])
-async def test_nothing_to_ask_before_entering(ask: Any) -> None:
-    with pytest.raises(NotRunning, match="async with"):
-        await ask(InvokeRetry(ServiceRegistry()))

@@ -1,13 +1,14 @@
-"""What `health` says over a coordinator's life, and while its backend fails."""
+"""What a coordinator says of itself: its health over its life, and that there is nothing yet."""
 
 import asyncio
+from typing import Any, get_args
 
 import pytest
 
-from invoke_retry import BackendError, InvokeRetry, ServiceRegistry
+from invoke_retry import BackendError, InvokeRetry, NotRunning, ServiceRegistry
 from invoke_retry.backends import MemoryBackend
 from invoke_retry.backends.base import Claim, T, Transition
-from invoke_retry.models import Health
+from invoke_retry.models import Health, State
 
 pytestmark = pytest.mark.virtual_time
 
@@ -91,3 +92,14 @@ async def test_a_backend_that_fails_and_recovers() -> None:
         backend.is_down = False
         assert (await retry.wait(cid)).ok
         assert (retry.health().ok, retry.health().problem) == (True, None)
+
+
+async def test_counts_has_every_state_of_nothing() -> None:
+    async with InvokeRetry(ServiceRegistry()) as retry:
+        assert await retry.counts() == dict.fromkeys(get_args(State), 0)
+
+
+@pytest.mark.parametrize("ask", [InvokeRetry.counts, InvokeRetry.search])
+async def test_nothing_to_ask_before_entering(ask: Any) -> None:
+    with pytest.raises(NotRunning, match="async with"):
+        await ask(InvokeRetry(ServiceRegistry()))
