@@ -169,7 +169,7 @@ class Service(Generic[P_contra, R_co]):
 
     @cached_property
     def _response_codec(self) -> Codec:
-        return Codec(adapter_for(self.name, "response", self.response_type))
+        return Codec(adapter_for(self.name, "return", self.response_type))
 
     def dump_response(self, response: object, max_bytes: int) -> bytes:
         """The stored form of a response.
@@ -180,7 +180,7 @@ class Service(Generic[P_contra, R_co]):
         try:
             codec = self._response_codec
         except InvalidService as error:
-            raise NotStorable("response", f"its annotation cannot be stored: {error}") from error
+            raise NotStorable("response", str(error)) from error
         return codec.dump(response, "response", max_bytes)
 
 

@@ -8,10 +8,14 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from pydantic import ConfigDict, PydanticUserError, TypeAdapter
-from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation
+from pydantic import ConfigDict, TypeAdapter
+from pydantic.errors import PydanticSchemaGenerationError
 
+from invoke_retry.durations import shown
 from invoke_retry.errors import InvalidService
+from invoke_retry.failure import describe, printable
+
+_WRITE_TYPES = "write a type, such as dict[str, int] or typing.Any, or leave it out"
 
 
 class Signature:
@@ -30,6 +34,7 @@ class Signature:
             return
         hints = _type_hints(name, function, local_names)
         self.response_type = hints.get("return", Any)
+        _check_type(name, "return", self.response_type)
         for parameter in signature.parameters.values():
             needed = parameter.default is parameter.empty
             if parameter.kind is parameter.VAR_KEYWORD:
@@ -45,6 +50,7 @@ class Signature:
             self.takes_payload = True
             self.needs_payload = needed and parameter.kind is not parameter.VAR_POSITIONAL
             self.payload_type = hints.get(parameter.name, Any)
+            _check_type(name, "payload", self.payload_type)
         if self.payload_type is object:
             self.payload_type = Any
 
@@ -60,38 +66,68 @@ def _type_hints(
         return typing.get_type_hints(function, localns=dict(local_names or {}), include_extras=True)
     except NameError as error:
         raise InvalidService(
-            f"{name!r} cannot be a service: an annotation names {error.name!r}, which is not "
-            "defined where the function is registered; define or import it before (not under "
-            "TYPE_CHECKING)"
+            f"{name!r} cannot be a service: an annotation names "
+            f"{printable(str(error.name), 100)!r}, which is not defined where the function is "
+            "registered; define or import it before (not under TYPE_CHECKING)"
         ) from error
+    except Exception as error:  # an annotation in quotes is evaluated, and may hold anything
+        raise InvalidService(
+            f"{name!r} cannot be a service: an annotation cannot be read: {_first_line(error)}; "
+            f"{_WRITE_TYPES}"
+        ) from error
+
+
+def _check_type(name: str, role: str, annotation: object) -> None:
+    # pydantic takes `-> any` for "any value" with a warning; what is not built in may be a type
+    if isinstance(annotation, type) or annotation is None:
+        return
+    if type(annotation).__module__ == "builtins":
+        raise InvalidService(
+            f"{name!r} cannot be a service: its {role} annotation {shown(annotation)} is no type; "
+            f"{_WRITE_TYPES}"
+        )
 
 
 def adapter_for(name: str, role: str, annotation: Any) -> TypeAdapter[Any]:
     """What validates and writes values of that annotation.
 
     Raises:
-        InvalidService: It is not usable.
+        InvalidService: pydantic cannot use it, or warns of it and warnings are errors.
     """
-    if annotation is None:
-        annotation = type(None)
     try:
-        return TypeAdapter(annotation)
+        return _complete(TypeAdapter(annotation))
     except PydanticSchemaGenerationError as error:
         try:  # a class that pydantic knows nothing of is checked by isinstance
-            return TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
-        except (PydanticSchemaGenerationError, PydanticUserError):
+            return _complete(
+                TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
+            )
+        except Exception:  # the first error says more
             raise _unusable(name, role, annotation, error) from error
-    except (PydanticUndefinedAnnotation, PydanticUserError) as error:
+    except Exception as error:  # schemas come from classes of the user's own, too
         raise _unusable(name, role, annotation, error) from error
+
+
+def _complete(adapter: TypeAdapter[Any]) -> TypeAdapter[Any]:
+    # a model that names an undefined type raises only when it is used
+    _ = adapter.validator.validate_json, adapter.serializer.to_json
+    return adapter
 
 
 def _unusable(name: str, role: str, annotation: Any, error: Exception) -> InvalidService:
     return InvalidService(
-        f"{name!r} cannot be a service: its {role} annotation {type_text(annotation)} cannot be "
-        f"used: {str(error).splitlines()[0]}"
+        f"the {role} annotation of {name!r}, {type_text(annotation)}, cannot be used: "
+        f"{_first_line(error)}"
     )
+
+
+def _first_line(error: Exception) -> str:
+    return printable(describe(error).partition("\\n")[0], 250)
 
 
 def type_text(annotation: Any) -> str:
     """The annotation as an error message shows it."""
-    return getattr(annotation, "__name__", None) or str(annotation)
+    try:
+        name = annotation.__name__ if isinstance(annotation, type) else str(annotation)
+        return printable(name, 150)
+    except Exception:  # its own code
+        return shown(annotation)
