@@ -6,12 +6,14 @@ tried when the value comes in, in the face of whoever passes it.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import is_dataclass
 from typing import Any, cast
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import from_json
 
 from invoke_retry.durations import shown
@@ -59,6 +61,24 @@ class Codec:
         """A fresh copy of the value; `ValueError` if the bytes no longer fit the type."""
         return self._read(data)
 
+    def is_same(self, a: bytes | None, b: bytes | None) -> bool:
+        """Whether two stored forms are those of one value.
+
+        The order of keys says nothing. The order of a list does, but not that of a set, which
+        each process writes as its hash seed has it; only what is read tells the two apart.
+        """
+        if a == b or a is None or b is None:
+            return a == b
+        x, y = from_json(a), from_json(b)
+        if _canonical(x) == _canonical(y):
+            return True
+        if _canonical(_sorted(x)) != _canonical(_sorted(y)):
+            return False
+        try:
+            return _are_alike(self._read(a), self._read(b))
+        except Exception:  # it fits the type no longer
+            return False
+
     def _refusal(self, value: Any, data: bytes, path: str, max_bytes: int) -> NotStorable:
         if len(data) > max_bytes:
             return NotStorable(
@@ -95,17 +115,42 @@ class Codec:
         )
 
 
-_ANY = Codec(TypeAdapter(Any))
+ANY = Codec(TypeAdapter(Any))
+"""For values without an annotation: JSON types only."""
 
 
 def dump_any(value: Any, path: str, max_bytes: int) -> bytes:
     """The stored form of a value that has no annotation: JSON types only."""
-    return _ANY.dump(value, path, max_bytes)
+    return ANY.dump(value, path, max_bytes)
 
 
 def load_any(data: bytes | None) -> Any:
     """The plain JSON value; None stands for nothing stored."""
     return None if data is None else from_json(data)
+
+
+def _canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)  # true is not 1 here
+
+
+def _sorted(value: Any) -> Any:
+    if isinstance(value, dict):
+        members = cast("dict[str, Any]", value)
+        return {key: _sorted(member) for key, member in members.items()}
+    if isinstance(value, list):
+        return sorted(map(_sorted, value), key=_canonical)  # pyright: ignore[reportUnknownArgumentType]
+    return value
+
+
+def _are_alike(x: Any, y: Any) -> bool:
+    """Whether they are equal, and of the same types in the same places: [1, True] != [True, 1]."""
+    if type(x) is not type(y) or x != y:
+        return False
+    if isinstance(x, BaseModel) or is_dataclass(x):
+        x, y = getattr(x, "__dict__", {}), getattr(y, "__dict__", {})
+    if isinstance(x, Mapping):
+        return all(_are_alike(x[key], y[key]) for key in x)  # pyright: ignore[reportUnknownVariableType]
+    return not isinstance(x, list | tuple) or all(map(_are_alike, x, y))  # pyright: ignore[reportUnknownArgumentType]
 
 
 def _is_finite(data: bytes) -> bool:

@@ -1,6 +1,9 @@
 """What can be stored reads back equal; everything else is refused, with its path."""
 
 import math
+import os
+import subprocess
+import sys
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -385,3 +388,65 @@ class TestAnnotations:
             codec(int).load(b'"five"')
         with pytest.raises(ValueError):
             codec(int).load(b"{")
+
+
+class Tagged(BaseModel):
+    tags: set[str] = set()
+    steps: list[Any] = []
+    more: list["Tagged"] = []
+
+
+@dataclass(slots=True)
+class Slotted:
+    tags: frozenset[int | str]
+
+
+class TestSame:
+    @pytest.mark.parametrize(("annotation", "a", "b", "same"), [
+        (Any, b'{"a":1,"b":2}', b'{"b":2,"a":1}', True),
+        (Any, b'{"a":1}', b'{"a":true}', False),
+        (Any, b'[1,"a"]', b'["a",1]', False),
+        (Any, b"[1,true]", b"[true,1]", False),
+        (dict[str, list[Any]], b'{"a":[1,1.0]}', b'{"a":[1.0,1]}', False),
+        (list[int], b"[1,2]", b"[2,1]", False),
+        (set[int], b"[1,2]", b"[2,1]", True),
+        (set[int], b"[1,2]", b"[1,3]", False),
+        (frozenset[tuple[int, str]], b'[[1,"a"],[2,"b"]]', b'[[2,"b"],[1,"a"]]', True),
+        (list[set[int]], b"[[1,2],[3]]", b"[[2,1],[3]]", True),
+        (list[set[int]], b"[[1,2],[3]]", b"[[3],[1,2]]", False),
+        (Slotted, b'{"tags":[1,"a"]}', b'{"tags":["a",1]}', True),
+        (Tagged, b'{"tags":["a","b"]}', b'{"tags":["b","a"]}', True),
+        (Tagged, b'{"steps":["a","b"]}', b'{"steps":["b","a"]}', False),
+        (Tagged, b'{"steps":[1,true]}', b'{"steps":[true,1]}', False),
+        (Tagged, b'{"more":[{"tags":["a","b"]}]}', b'{"more":[{"tags":["b","a"]}]}', True),
+        (set[int], b'["x","y"]', b'["y","x"]', False),  # what fits no longer
+    ])  # fmt: skip
+    def test_stored_forms(self, annotation: Any, a: bytes, b: bytes, same: bool) -> None:
+        form = codec(annotation)
+        assert form.is_same(a, b) == form.is_same(b, a) == same
+        assert form.is_same(a, a)
+
+    def test_nothing_is_the_same_as_nothing_only(self) -> None:
+        form = codec(Any)
+        assert form.is_same(None, None)
+        assert not form.is_same(None, b"null")
+        assert not form.is_same(b"null", None)
+
+    def test_sets_of_processes_with_other_hash_seeds(self) -> None:
+        script = (
+            "from pydantic import TypeAdapter; from invoke_retry.storable import Codec;"
+            "value = {'tags': set('abcdefgh')};"
+            "codec = Codec(TypeAdapter(dict[str, set[str]]));"
+            "print(codec.dump(value, 'payload', 1000).decode())"
+        )
+        forms = [
+            subprocess.run(
+                [sys.executable, "-c", script],
+                env={**os.environ, "PYTHONHASHSEED": seed},
+                stdout=subprocess.PIPE,
+                check=True,
+            ).stdout
+            for seed in ("1", "2")
+        ]
+        assert forms[0] != forms[1]
+        assert codec(dict[str, set[str]]).is_same(*forms)
