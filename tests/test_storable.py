@@ -401,6 +401,86 @@ class Slotted:
     tags: frozenset[int | str]
 
 
+class Frozen(BaseModel, frozen=True):
+    value: int
+
+
+class Plain:
+    """A class that pydantic knows nothing of."""
+
+
+AnyDecimal = Annotated[Decimal, Field(allow_inf_nan=True)]
+
+
+class Rich(BaseModel):
+    """Much that only the annotations bring back, and then what they do not."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    pair: tuple[int, int] = (1, 2)
+    tags: set[str] = {"a"}
+    amounts: frozenset[AnyDecimal] = frozenset([Decimal("Infinity"), Decimal("0.1")])
+    amount: Decimal = Decimal("0.10")
+    keyed: dict[int, tuple[str]] = {1: ("a",)}
+    at: datetime = datetime(2015, 1, 21, tzinfo=UTC)
+    line: Line = Line(Decimal("0.1"), datetime(2015, 1, 21, tzinfo=UTC))
+    point: Point = Point(1, 2)
+    frozen: frozenset[Frozen] = frozenset()
+    number: float | str = 0.5
+    numbers: tuple[float, ...] = ()
+    by_key: dict[int, float] = {}
+    name: str = ""
+    whole: int = 0
+    password: SecretStr = SecretStr("")
+    trap: Trap | None = None
+    odd: Plain | None = None
+    extra: Any = None
+
+
+FAULTS: list[tuple[dict[str, Any], str, str]] = [
+    ({"number": math.nan}, "payload.number", "nan"),
+    ({"numbers": (1.0, math.inf)}, "payload.numbers[1]", "inf"),
+    ({"by_key": {1: 1.0, 2: math.nan}}, "payload.by_key.2", "nan"),
+    ({"amount": Decimal("-Infinity")}, "payload.amount", "-Infinity"),
+    ({"amounts": frozenset([Decimal("nan")])}, "payload.amounts[0]", "NaN"),
+    ({"amounts": frozenset([True])}, "payload.amounts[0]", "Decimal"),
+    ({"extra": math.inf}, "payload.extra", "inf"),
+    ({"extra": {"a": [math.nan]}}, "payload.extra.a[0]", "nan"),
+    ({"extra": [{"a": (1, 2)}]}, "payload.extra[0].a", "tuple"),
+    ({"extra": {1: 2}}, "payload.extra", "key 1"),
+    ({"extra": {"a": {1, 2}}}, "payload.extra.a", "set"),
+    ({"extra": [object()]}, "payload.extra[0]", "object"),
+    ({"extra": [(1, object())]}, "payload.extra[0][1]", "object"),
+    ({"extra": nested(MAX_DEPTH + 1)}, f"payload.extra{'[0]' * 63}...", "levels"),
+    ({"extra": 10**MAX_DIGITS}, "payload.extra", "digits"),
+    ({"whole": 10**MAX_DIGITS}, "payload.whole", "digits"),
+    ({"name": "\ud800"}, "payload.name", "surrogate"),
+    ({"name": "\x00"}, "payload.name", "NUL"),
+    ({"password": SecretStr("hunter2")}, "payload.password", "secret"),
+    ({"odd": Plain()}, "payload.odd", "Plain"),
+    ({"tags": ("a",)}, "payload.tags", "tuple"),
+    ({"trap": Trap.model_construct(value=1)}, "payload", "reads back as another"),
+    ({"trap": cast("Any", Trap).model_construct(value="x")}, "payload.trap.value", "trap.value: "),
+]
+
+
+@pytest.mark.parametrize(("fields", "path", "word"), FAULTS, ids=range(len(FAULTS)))
+def test_what_an_annotation_brings_back_is_not_blamed(
+    fields: dict[str, Any], path: str, word: str
+) -> None:
+    round_trip(Rich(), Rich)
+    error = refusal(Rich.model_construct(**fields), Rich)
+    assert error.path == path
+    assert word in str(error)
+    assert "hunter2" not in str(error)
+    # not everything can be found beside these, which have no form but JSON
+    frozen = frozenset([Frozen(value=1)])
+    round_trip(Rich(frozen=frozen), Rich)
+    error = refusal(Rich.model_construct(frozen=frozen, **fields), Rich)
+    assert error.path in (path, "payload")
+    assert "hunter2" not in str(error)
+
+
 class TestSame:
     @pytest.mark.parametrize(("annotation", "a", "b", "same"), [
         (Any, b'{"a":1,"b":2}', b'{"b":2,"a":1}', True),
