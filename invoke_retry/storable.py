@@ -104,7 +104,8 @@ class Codec:
                 restored = self._read(data)
             except ValidationError as error:
                 refused = error.errors(include_url=False, include_input=False)
-                places = [_place(path, each["loc"]) for each in refused]
+                if refused[0]["type"] != "json_invalid":  # digits, depth
+                    places = [_place(path, each["loc"]) for each in refused]
                 where = ".".join(map(str, refused[0]["loc"])) or "the value"
                 reason = f"its JSON form is not accepted back: {where}: {refused[0]['msg']}"
             except Exception as error:  # a validator of the user's own
@@ -116,9 +117,12 @@ class Codec:
                     or _first(_faults(written, self._as_python(restored), path))
                     or (path, _unequal(value, restored))
                 )
-        faults = _faults(written, _NOTHING, path)
-        guilty = (f for f in faults if f.is_certain or f.is_at(places) or not _is_json(f.value))
-        return _first(guilty) or (places[0] if places else path, reason)
+        faults = partial(_faults, written, _NOTHING, path)
+        return (
+            _first(f for f in faults() if f.is_certain)
+            or _first(f for f in faults() if f.is_at(places) or not (places or _is_json(f.value)))
+            or (places[0] if places else path, reason)
+        )
 
     def _as_python(self, value: Any) -> Any:
         dump = partial(
@@ -235,6 +239,8 @@ def _faults(value: Any, back: Any, path: str, depth: int = 0) -> Iterator[_Fault
                 yield _Fault(path, f"{value} is no JSON number", value)
         elif problem := _scalar_fault(value):
             yield _Fault(path, problem, value, is_certain=True)
+        elif problem := _change(value, back):
+            yield _Fault(path, problem, value)
         return
     if depth >= MAX_DEPTH:
         problem = f"it is nested more than {MAX_DEPTH} levels deep"
@@ -314,14 +320,22 @@ def _misfit(value: object, back: object) -> str | None:
         if value == back:
             return None
         return "a secret is masked when it is written; pass where to find it instead"
-    if type(value) is type(back) or isinstance(value, list):
+    if isinstance(value, list):
         return None
+    if type(value) is type(back):
+        return None if isinstance(value, tuple | AbstractSet) else _change(value, back)
     if isinstance(value, tuple):
         return "a tuple reads back as a list; pass a list, or annotate the type"
     return (
         f"{shown(value)} is no JSON value; pass plain JSON types, or annotate the "
         "type so that it can be read back"
     )
+
+
+def _change(value: object, back: object) -> str | None:
+    if back is _NOTHING or value == back:
+        return None
+    return f"{shown(value)} reads back as {shown(back)}"
 
 
 def _scalar_fault(value: object) -> str | None:
