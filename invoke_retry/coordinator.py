@@ -403,7 +403,7 @@ class InvokeRetry:
     async def _accept(self, record: Record) -> CorrelationId:
         kept = await self._backend.accept(record)
         if kept is not record:
-            _check_same(kept, record)
+            self._check_same(kept, record)
         elif self._environment.is_observed:
             self._environment.tell(
                 events.Accepted,
@@ -420,8 +420,15 @@ class InvokeRetry:
             known = await self._backend.get(record.cid)
         except InvocationNotFound:
             return None
-        _check_same(known, record)
+        self._check_same(known, record)
         return known
+
+    def _check_same(self, known: Record, record: Record) -> None:
+        if not known.same_request(record, self.services[record.target].payload_codec):
+            raise CidConflict(
+                f"{record.cid} is another request already (its target, payload, callback or "
+                "context differs); use another cid"
+            )
 
     def _record(
         self,
@@ -849,14 +856,6 @@ def _inline_only(callback: object, context: object, cid: str | None) -> str | No
                 "async_fallback=True, or use invoke_async"
             )
     return None if cid is None else CorrelationId(cid)
-
-
-def _check_same(known: Record, record: Record) -> None:
-    if not known.same_request(record):
-        raise CidConflict(
-            f"{record.cid} is another request already (its target, payload, callback or context "
-            "differs); use another cid"
-        )
 
 
 def _other(service: AnyService) -> AnyService:

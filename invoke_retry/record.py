@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from datetime import datetime
 from typing import Any, NamedTuple, cast
 
@@ -18,7 +17,7 @@ from invoke_retry.models import (
     utc_time,
 )
 from invoke_retry.policy import RetryPolicy
-from invoke_retry.storable import load_any
+from invoke_retry.storable import ANY, Codec, load_any
 
 HISTORY_LIMIT = 100
 
@@ -168,21 +167,18 @@ class Record:
         failure = self.history[-1].failure if self.history else None
         return failure.error if failure else None
 
-    def same_request(self, other: Record) -> bool:
-        """Whether the other asks for the same, whatever its policy."""
+    def same_request(self, other: Record, codec: Codec) -> bool:
+        """Whether the other asks for the same, whatever its policy.
+
+        Args:
+            codec: How payloads of the target are stored.
+        """
         return (
             self.target == other.target
             and self.callback == other.callback
-            and _same_json(self.payload, other.payload)
-            and _same_json(self.context, other.context)
+            and codec.is_same(self.payload, other.payload)
+            and ANY.is_same(self.context, other.context)
         )
-
-
-def _same_json(a: bytes | None, b: bytes | None) -> bool:
-    if a == b or a is None or b is None:
-        return a == b
-    # the order of keys says nothing, but true is not 1
-    return json.dumps(load_any(a), sort_keys=True) == json.dumps(load_any(b), sort_keys=True)
 
 
 def callback_payload(record: Record) -> CallbackPayload:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-import typing
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from enum import Enum
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, Final, Generic, Literal, Protocol, TypeVar, cast, overload
 
-from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
-from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation
+from pydantic import ValidationError
 
 from invoke_retry.durations import shown
 from invoke_retry.errors import (
@@ -23,6 +21,7 @@ from invoke_retry.errors import (
     ServiceNotFound,
 )
 from invoke_retry.policy import ErrorTypes, RetryPolicy
+from invoke_retry.signature import Signature, adapter_for, type_text
 from invoke_retry.storable import Codec
 
 P = TypeVar("P")
@@ -96,12 +95,12 @@ class Service(Generic[P_contra, R_co]):
         self.max_running = _check_limit(name, max_running)
         self.plans: dict[tuple[object, ...], Plan] = {}
         self.plan = Plan(MISSING, MISSING, self.policy or _NO_POLICY)
-        signature = _Signature(name, function, local_names)
+        signature = Signature(name, function, local_names)
         self.takes_payload = signature.takes_payload
         self.needs_payload = signature.needs_payload
         self.payload_type: Any = signature.payload_type
         self.response_type: Any = signature.response_type
-        self._payload_adapter = _adapter(name, "payload", self.payload_type)
+        self._payload_adapter = adapter_for(name, "payload", self.payload_type)
         # None if there is nothing to validate
         self.validate: Callable[[Any], Any] | None = (
             self._payload_adapter.validator.validate_python if self.takes_payload else None
@@ -145,7 +144,7 @@ class Service(Generic[P_contra, R_co]):
         more = f" (and {len(faults) - 5} more)" if len(faults) > 5 else ""
         return (
             f"the payload of {self.name!r}, a {type(payload).__name__}, does not fit "
-            f"{_type_text(self.payload_type)}: {listed}{more}"
+            f"{type_text(self.payload_type)}: {listed}{more}"
         )
 
     def stored_arguments(self, data: bytes | None) -> tuple[Any, ...]:
@@ -170,7 +169,7 @@ class Service(Generic[P_contra, R_co]):
 
     @cached_property
     def _response_codec(self) -> Codec:
-        return Codec(_adapter(self.name, "response", self.response_type))
+        return Codec(adapter_for(self.name, "return", self.response_type))
 
     def dump_response(self, response: object, max_bytes: int) -> bytes:
         """The stored form of a response.
@@ -181,7 +180,7 @@ class Service(Generic[P_contra, R_co]):
         try:
             codec = self._response_codec
         except InvalidService as error:
-            raise NotStorable("response", f"its annotation cannot be stored: {error}") from error
+            raise NotStorable("response", str(error)) from error
         return codec.dump(response, "response", max_bytes)
 
 
@@ -342,83 +341,6 @@ class ServiceRegistry(Mapping[str, Service[Any, Any]]):
 def _callers_locals() -> Mapping[str, Any]:
     """The names where a service is registered: types of a function's own scope are found too."""
     return sys._getframe(2).f_locals  # pyright: ignore[reportPrivateUsage]
-
-
-class _Signature:
-    """What a function's signature says about its payload and its response."""
-
-    def __init__(
-        self, name: str, function: Callable[..., Any], local_names: Mapping[str, Any] | None
-    ) -> None:
-        self.takes_payload = self.needs_payload = False
-        self.payload_type: Any = Any
-        self.response_type: Any = Any
-        try:
-            signature = inspect.signature(function)
-        except (ValueError, TypeError):  # a callable written in C: anything may fit
-            self.takes_payload = True
-            return
-        hints = _type_hints(name, function, local_names)
-        self.response_type = hints.get("return", Any)
-        for parameter in signature.parameters.values():
-            needed = parameter.default is parameter.empty
-            if parameter.kind is parameter.VAR_KEYWORD:
-                continue
-            if parameter.kind is parameter.KEYWORD_ONLY or self.takes_payload:
-                if needed and parameter.kind is not parameter.VAR_POSITIONAL:
-                    raise InvalidService(
-                        f"{name!r} cannot be a service: it needs the argument "
-                        f"{parameter.name!r}, but a service is called with at most one payload; "
-                        "put them into one model or dict"
-                    )
-                continue
-            self.takes_payload = True
-            self.needs_payload = needed and parameter.kind is not parameter.VAR_POSITIONAL
-            self.payload_type = hints.get(parameter.name, Any)
-        if self.payload_type is object:
-            self.payload_type = Any
-
-
-def _type_hints(
-    name: str, function: Callable[..., Any], local_names: Mapping[str, Any] | None
-) -> dict[str, Any]:
-    while isinstance(function, partial):
-        function = function.func
-    if not (inspect.isfunction(function) or inspect.ismethod(function)):
-        function = type(function).__call__
-    try:
-        return typing.get_type_hints(function, localns=dict(local_names or {}), include_extras=True)
-    except NameError as error:
-        raise InvalidService(
-            f"{name!r} cannot be a service: an annotation names {error.name!r}, which is not "
-            "defined where the function is registered; define or import it before (not under "
-            "TYPE_CHECKING)"
-        ) from error
-
-
-def _adapter(name: str, role: str, annotation: Any) -> TypeAdapter[Any]:
-    if annotation is None:
-        annotation = type(None)
-    try:
-        return TypeAdapter(annotation)
-    except PydanticSchemaGenerationError as error:
-        try:  # a class that pydantic knows nothing of is checked by isinstance
-            return TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
-        except (PydanticSchemaGenerationError, PydanticUserError):
-            raise _unusable(name, role, annotation, error) from error
-    except (PydanticUndefinedAnnotation, PydanticUserError) as error:
-        raise _unusable(name, role, annotation, error) from error
-
-
-def _unusable(name: str, role: str, annotation: Any, error: Exception) -> InvalidService:
-    return InvalidService(
-        f"{name!r} cannot be a service: its {role} annotation {_type_text(annotation)} cannot be "
-        f"used: {str(error).splitlines()[0]}"
-    )
-
-
-def _type_text(annotation: Any) -> str:
-    return getattr(annotation, "__name__", None) or str(annotation)
 
 
 def _check_name(name: object) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from typing import Annotated, Any, cast
@@ -524,6 +525,91 @@ def test_decorator(kwargs: dict[str, Any], words: list[str]) -> None:
         services.service(**options)(kwargs["function"])
     check(caught.value, [] if isinstance(options["name"], int) else words)
     assert len(services) == 0
+
+
+NO_TYPES: list[tuple[Any, list[str]]] = [
+    (5, ["5 (int)", "no type"]),
+    ("5", ["5 (int)", "no type"]),
+    (["int"], ["['int']", "no type"]),
+    ((int, str), ["tuple", "no type"]),
+    (any, ["function any", "no type", "typing.Any"]),
+    (..., ["Ellipsis", "no type"]),
+    (math, ["module", "no type"]),
+    ({"type": "int"}, ["dict", "no type"]),
+    ("asyncio.nope", ["AttributeError", "nope"]),
+    ("list['asyncio.nope']", ["AttributeError", "nope"]),
+    ("json.Nonsense", ["'json'", "not defined"]),
+    ("int |", ["SyntaxError", "int |"]),
+    ("not a type(", ["SyntaxError", "not a type("]),
+    ("int, str", ["TypeError", "int"]),
+    ("1 / 0", ["ZeroDivisionError"]),
+    ("\ud800", ["\\ud800"]),
+    ("x" * 5_000, ["xxx", "not defined"]),
+    ("(" * 5_000, ["SyntaxError"]),
+]
+
+
+@pytest.mark.parametrize("where", ["payload", "return"])
+@pytest.mark.parametrize(("annotation", "words"), NO_TYPES, ids=range(len(NO_TYPES)))
+def test_an_annotation_that_is_no_type(where: str, annotation: Any, words: list[str]) -> None:
+    async def target(payload: Any) -> Any: ...
+
+    target.__annotations__[where] = annotation
+    services = ServiceRegistry()
+    with pytest.raises(InvalidService) as caught:
+        services.register("a", target)
+    check(caught.value, ["'a'", *words])
+    with pytest.raises(InvalidService) as caught:
+        services.service("a")(target)
+    check(caught.value, ["'a'", *words])
+    assert len(services) == 0
+
+
+class Unfinished(BaseModel):
+    value: "NoSuchType"  # type: ignore[name-defined]  # noqa: F821  # pyright: ignore[reportUndefinedVariable]
+
+
+class Schemaless:
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+        raise RuntimeError("no schema\nto be had")
+
+
+class Warned:
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+        warnings.warn("beware", stacklevel=1)
+
+
+UNUSABLE = [(Unfinished, "Unfinished"), (Schemaless, "RuntimeError: no"), (Warned, "beware")]
+
+
+@pytest.mark.parametrize(("annotation", "word"), UNUSABLE)
+def test_a_payload_type_that_pydantic_cannot_use(annotation: Any, word: str) -> None:
+    async def target(payload: Any) -> None: ...
+
+    target.__annotations__["payload"] = annotation
+    with pytest.raises(InvalidService) as caught:
+        ServiceRegistry().register("a", target)
+    check(caught.value, ["'a'", "payload annotation", word])
+
+
+@pytest.mark.parametrize(("annotation", "word"), [*UNUSABLE, ("list[5]", "list[5]")])
+async def test_a_success_needs_no_usable_return_type(
+    world: World, annotation: Any, word: str
+) -> None:
+    async def target() -> Any:
+        world.calls.append("target")
+        return [5]
+
+    target.__annotations__["return"] = annotation
+    world.services.register("target", target)
+    assert await world.retry.invoke("target", **ONCE) == [5]
+    outcome = await world.retry.wait(await world.retry.invoke_async("target", **ONCE))
+    assert (outcome.ok, outcome.response) == (True, None)
+    for part in ("return annotation of 'target'", word):
+        assert part in (outcome.response_omitted or "")
+    assert world.calls == ["target", "target"]
 
 
 def test_decorator_without_parentheses() -> None:

@@ -683,6 +683,26 @@ async def test_rule_10_true_is_another_request_than_one() -> None:
                 await retry.invoke_async("target", other, repeats=0, seconds=0, cid=cid)
 
 
+async def test_rule_10_a_set_in_another_order_is_the_same_request() -> None:
+    calls = 0
+
+    async def target(payload: tuple[set[int], list[int]]) -> None:
+        nonlocal calls
+        calls += 1
+
+    cid = CorrelationId.from_key("order-4711")
+    one, same = {0, 8}, {8, 0}
+    assert list(one) != list(same)  # as two processes have them, whose hash seeds differ
+    async with InvokeRetry(registry(target=target)) as retry:
+        await retry.invoke_async("target", (one, [0, 8]), repeats=0, seconds=0, cid=cid)
+        again = same, [0, 8]
+        await retry.invoke_async("target", again, repeats=0, seconds=0, cid=cid)
+        await retry.invoke("target", again, repeats=0, seconds=0, cid=cid, async_fallback=True)
+        with pytest.raises(CidConflict):
+            await retry.invoke_async("target", (one, [8, 0]), repeats=0, seconds=0, cid=cid)
+    assert calls == 1
+
+
 # 11. A success stays one.
 
 

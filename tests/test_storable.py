@@ -1,10 +1,13 @@
 """What can be stored reads back equal; everything else is refused, with its path."""
 
 import math
+import os
+import subprocess
+import sys
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
 from typing import Annotated, Any, NamedTuple, cast
@@ -17,6 +20,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    PlainSerializer,
     SecretStr,
     SerializationInfo,
     TypeAdapter,
@@ -344,7 +348,9 @@ class TestAnnotations:
         assert "excluded field" in str(refusal(Forgetful(kept=1, lost=2), Forgetful))
 
     def test_validator_that_changes_what_it_reads(self) -> None:
-        assert "reads back as another" in str(refusal(Trap(value=1), Trap))
+        error = refusal(Trap(value=1), Trap)
+        assert error.path == "payload.value"
+        assert "2 (int) reads back as 3 (int)" in str(error)
 
     def test_validator_that_raises_on_the_way_back(self) -> None:
         value = Fussy.model_construct(value=5)
@@ -385,3 +391,153 @@ class TestAnnotations:
             codec(int).load(b'"five"')
         with pytest.raises(ValueError):
             codec(int).load(b"{")
+
+
+class Tagged(BaseModel):
+    tags: set[str] = set()
+    steps: list[Any] = []
+    more: list["Tagged"] = []
+
+
+@dataclass(slots=True)
+class Slotted:
+    tags: frozenset[int | str]
+
+
+class Frozen(BaseModel, frozen=True):
+    value: int
+
+
+class Plain:
+    """A class that pydantic knows nothing of."""
+
+
+AnyDecimal = Annotated[Decimal, Field(allow_inf_nan=True)]
+
+
+class Rich(BaseModel):
+    """Much that only the annotations bring back, and then what they do not."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    pair: tuple[int, int] = (1, 2)
+    told: Annotated[SecretStr, PlainSerializer(SecretStr.get_secret_value, when_used="json")] = (
+        SecretStr("told")
+    )
+    tags: set[str] = {"a"}
+    amounts: frozenset[AnyDecimal] = frozenset([Decimal("Infinity"), Decimal("0.1")])
+    amount: Decimal = Decimal("0.10")
+    keyed: dict[int, tuple[str]] = {1: ("a",)}
+    at: datetime = datetime(2015, 1, 21, tzinfo=UTC)
+    line: Line = Line(Decimal("0.1"), datetime(2015, 1, 21, tzinfo=UTC))
+    point: Point = Point(1, 2)
+    frozen: frozenset[Frozen] = frozenset()
+    number: float | str = 0.5
+    numbers: tuple[float, ...] = ()
+    by_key: dict[int, float] = {}
+    name: str = ""
+    whole: int = 0
+    password: SecretStr = SecretStr("")
+    trap: Trap | None = None
+    odd: Plain | None = None
+    extra: Any = None
+
+
+FAULTS: list[tuple[dict[str, Any], str, str]] = [
+    ({"number": math.nan}, "payload.number", "nan"),
+    ({"numbers": (1.0, math.inf)}, "payload.numbers[1]", "inf"),
+    ({"by_key": {1: 1.0, 2: math.nan}}, "payload.by_key.2", "nan"),
+    ({"amount": Decimal("-Infinity")}, "payload.amount", "-Infinity"),
+    ({"amounts": frozenset([Decimal("nan")])}, "payload.amounts[0]", "NaN"),
+    ({"amounts": frozenset([True])}, "payload.amounts[0]", "Decimal"),
+    ({"extra": math.inf}, "payload.extra", "inf"),
+    ({"extra": {"a": [math.nan]}}, "payload.extra.a[0]", "nan"),
+    ({"extra": [{"a": (1, 2)}]}, "payload.extra[0].a", "tuple"),
+    ({"extra": {1: 2}}, "payload.extra", "key 1"),
+    ({"extra": {"a": {1, 2}}}, "payload.extra.a", "set"),
+    ({"extra": [object()]}, "payload.extra[0]", "object"),
+    ({"extra": [(1, object())]}, "payload.extra[0][1]", "object"),
+    ({"extra": nested(MAX_DEPTH + 1)}, f"payload.extra{'[0]' * 63}...", "levels"),
+    ({"extra": 10**MAX_DIGITS}, "payload.extra", "digits"),
+    ({"whole": 10**MAX_DIGITS}, "payload.whole", "digits"),
+    ({"name": "\ud800"}, "payload.name", "surrogate"),
+    ({"name": "\x00"}, "payload.name", "NUL"),
+    ({"password": SecretStr("hunter2")}, "payload.password", "secret"),
+    ({"odd": Plain()}, "payload.odd", "Plain"),
+    ({"tags": ("a",)}, "payload.tags", "tuple"),
+    ({"trap": Trap.model_construct(value=1)}, "payload.trap.value", "reads back as 2"),
+    (
+        {"at": datetime(1850, 1, 1, tzinfo=timezone(timedelta(seconds=561)))},
+        "payload.at",
+        "reads back as",
+    ),
+    ({"trap": cast("Any", Trap).model_construct(value="x")}, "payload.trap.value", "trap.value: "),
+]
+
+
+@pytest.mark.parametrize(("fields", "path", "word"), FAULTS, ids=range(len(FAULTS)))
+def test_what_an_annotation_brings_back_is_not_blamed(
+    fields: dict[str, Any], path: str, word: str
+) -> None:
+    round_trip(Rich(), Rich)
+    error = refusal(Rich.model_construct(**fields), Rich)
+    assert error.path == path
+    assert word in str(error)
+    assert "hunter2" not in str(error)
+    # not everything can be found beside these, which have no form but JSON
+    frozen = frozenset([Frozen(value=1)])
+    round_trip(Rich(frozen=frozen), Rich)
+    error = refusal(Rich.model_construct(frozen=frozen, **fields), Rich)
+    assert error.path in (path, "payload")
+    assert "hunter2" not in str(error)
+
+
+class TestSame:
+    @pytest.mark.parametrize(("annotation", "a", "b", "same"), [
+        (Any, b'{"a":1,"b":2}', b'{"b":2,"a":1}', True),
+        (Any, b'{"a":1}', b'{"a":true}', False),
+        (Any, b'[1,"a"]', b'["a",1]', False),
+        (Any, b"[1,true]", b"[true,1]", False),
+        (dict[str, list[Any]], b'{"a":[1,1.0]}', b'{"a":[1.0,1]}', False),
+        (list[int], b"[1,2]", b"[2,1]", False),
+        (set[int], b"[1,2]", b"[2,1]", True),
+        (set[int], b"[1,2]", b"[1,3]", False),
+        (frozenset[tuple[int, str]], b'[[1,"a"],[2,"b"]]', b'[[2,"b"],[1,"a"]]', True),
+        (list[set[int]], b"[[1,2],[3]]", b"[[2,1],[3]]", True),
+        (list[set[int]], b"[[1,2],[3]]", b"[[3],[1,2]]", False),
+        (Slotted, b'{"tags":[1,"a"]}', b'{"tags":["a",1]}', True),
+        (Tagged, b'{"tags":["a","b"]}', b'{"tags":["b","a"]}', True),
+        (Tagged, b'{"steps":["a","b"]}', b'{"steps":["b","a"]}', False),
+        (Tagged, b'{"steps":[1,true]}', b'{"steps":[true,1]}', False),
+        (Tagged, b'{"more":[{"tags":["a","b"]}]}', b'{"more":[{"tags":["b","a"]}]}', True),
+        (set[int], b'["x","y"]', b'["y","x"]', False),  # what fits no longer
+    ])  # fmt: skip
+    def test_stored_forms(self, annotation: Any, a: bytes, b: bytes, same: bool) -> None:
+        form = codec(annotation)
+        assert form.is_same(a, b) == form.is_same(b, a) == same
+        assert form.is_same(a, a)
+
+    def test_nothing_is_the_same_as_nothing_only(self) -> None:
+        form = codec(Any)
+        assert form.is_same(None, None)
+        assert not form.is_same(None, b"null")
+        assert not form.is_same(b"null", None)
+
+    def test_sets_of_processes_with_other_hash_seeds(self) -> None:
+        script = (
+            "from pydantic import TypeAdapter; from invoke_retry.storable import Codec;"
+            "value = {'tags': set('abcdefgh')};"
+            "codec = Codec(TypeAdapter(dict[str, set[str]]));"
+            "print(codec.dump(value, 'payload', 1000).decode())"
+        )
+        forms = [
+            subprocess.run(
+                [sys.executable, "-c", script],
+                env={**os.environ, "PYTHONHASHSEED": seed},
+                stdout=subprocess.PIPE,
+                check=True,
+            ).stdout
+            for seed in ("1", "2")
+        ]
+        assert forms[0] != forms[1]
+        assert codec(dict[str, set[str]]).is_same(*forms)
