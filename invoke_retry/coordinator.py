@@ -298,7 +298,7 @@ class InvokeRetry:
         except Exception as error:
             if inline.is_cancelled():
                 await inline.cancel(error)
-            wait = inline.judge(error, "in the background")
+            wait = inline.judge(error, hands_over=True)
             if wait is None:
                 raise
             now = self.clock.monotonic()
@@ -321,7 +321,7 @@ class InvokeRetry:
             await asyncio.sleep(0)  # an anyio scope that was cancelled meanwhile is heard here
             if self._phase == "left":
                 raise NotRunning(_not_running(self._phase))
-            return await self._accept(record)
+            return await self._accept(record, wait)
         except (BackendError, NotRunning) as error:
             raise error from failed
         finally:
@@ -400,7 +400,7 @@ class InvokeRetry:
             self._record(service, payload, plan.policy, callback, context, cid)
         )
 
-    async def _accept(self, record: Record) -> CorrelationId:
+    async def _accept(self, record: Record, wait: float | None = None) -> CorrelationId:
         kept = await self._backend.accept(record)
         if kept is not record:
             self._check_same(kept, record)
@@ -413,6 +413,15 @@ class InvokeRetry:
                 orig_cid=record.orig_cid,
                 callback=record.callback,
             )
+            if wait is not None:
+                self._environment.tell(
+                    events.Waiting,
+                    record.cid,
+                    record.target,
+                    attempt=2,
+                    seconds=wait,
+                    background=True,
+                )
         return kept.cid
 
     async def _known(self, record: Record) -> Record | None:
@@ -569,8 +578,7 @@ class InvokeRetry:
         """
         self._check_running()
         old = await self._backend.get(cid)
-        ended = old.state in ("failed", "cancelled", "dead")
-        if not ended or old.outcome is None or old.outcome.reason == "succeeded":
+        if old.outcome is None or old.outcome.reason == "succeeded":
             raise InvalidState(
                 f"{cid} is {old.state}; only an invocation that failed or was cancelled can be "
                 "resubmitted"

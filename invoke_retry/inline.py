@@ -183,8 +183,11 @@ class Inline:
         await asyncio.sleep(0)  # here an anyio scope cancels again, with its own message
         raise asyncio.CancelledError from error
 
-    def judge(self, error: Exception, where: str = "again") -> float | None:
+    def judge(self, error: Exception, *, hands_over: bool = False) -> float | None:
         """Decide over a failed attempt: the seconds to wait, or None to raise the error as it is.
+
+        Args:
+            hands_over: The next attempt is made in the background.
 
         Raises:
             RetriesExhausted: There is nothing left to repeat.
@@ -205,7 +208,8 @@ class Inline:
             raise RetriesExhausted(
                 call.cid, service.name, call.attempt, wait, describe(error)
             ) from error
-        self._tell_failure(error, wait, None)
+        self._tell_failure(error, None if hands_over else wait, None)
+        where = "in the background" if hands_over else "again"
         self._environment.log.attempt_failed(call, error, wait, where)
         return wait
 

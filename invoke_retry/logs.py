@@ -51,7 +51,9 @@ class Log:
                 1 + call.repeats,
                 call.cid,
                 type_name(error),
-                f"gave up ({then})" if isinstance(then, str) else f"{where} in {then:.3g} s",
+                f"gave up ({then})"
+                if isinstance(then, str)
+                else f"{where} in {then:{'.3g' if then < 1000 else '.0f'}} s",
                 note,
             )
 

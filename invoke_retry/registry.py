@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from enum import Enum
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Final, Generic, Literal, Protocol, TypeVar, cast, overload
 
 from pydantic import ValidationError
@@ -188,11 +188,11 @@ class _Decorator(Protocol):
     """What `@services.service(...)` makes of a function."""
 
     @overload
-    def __call__(self, function: Callable[[], Awaitable[R_co]], /) -> Service[Any, R_co]: ...
-    @overload
     def __call__(
         self, function: Callable[[P_contra], Awaitable[R_co]], /
     ) -> Service[P_contra, R_co]: ...
+    @overload
+    def __call__(self, function: Callable[[], Awaitable[R_co]], /) -> Service[Any, R_co]: ...
 
 
 class ServiceRegistry(Mapping[str, Service[Any, Any]]):
@@ -243,17 +243,6 @@ class ServiceRegistry(Mapping[str, Service[Any, Any]]):
     def register(
         self,
         name: str,
-        function: Callable[[], Awaitable[R_co]],
-        *,
-        policy: RetryPolicy | None = None,
-        retry_on: ErrorTypes = Exception,
-        give_up_on: ErrorTypes = (),
-        max_running: int | None = None,
-    ) -> Service[Any, R_co]: ...
-    @overload
-    def register(
-        self,
-        name: str,
         function: Callable[[P], Awaitable[R_co]],
         *,
         policy: RetryPolicy | None = None,
@@ -261,6 +250,17 @@ class ServiceRegistry(Mapping[str, Service[Any, Any]]):
         give_up_on: ErrorTypes = (),
         max_running: int | None = None,
     ) -> Service[P, R_co]: ...
+    @overload
+    def register(
+        self,
+        name: str,
+        function: Callable[[], Awaitable[R_co]],
+        *,
+        policy: RetryPolicy | None = None,
+        retry_on: ErrorTypes = Exception,
+        give_up_on: ErrorTypes = (),
+        max_running: int | None = None,
+    ) -> Service[Any, R_co]: ...
     def register(
         self,
         name: str,
@@ -358,6 +358,8 @@ def _check_function(name: str, function: object) -> None:
         raise InvalidService(
             f"{name!r} is a service already; register its .function, or use include()"
         )
+    while isinstance(function, partial):
+        function = function.func
     if isinstance(function, type) or not (
         inspect.iscoroutinefunction(function)
         or inspect.iscoroutinefunction(getattr(type(function), "__call__", None))  # noqa: B004

@@ -240,7 +240,6 @@ async def test_a_partial_with_its_payload_takes_none() -> None:
         await InvokeRetry(services).invoke("update", {"id": 1}, **ONCE)
 
 
-@pytest.mark.xfail(strict=True, reason="it is called not async, although its object is")
 async def test_a_partial_of_a_callable_object() -> None:
     services = ServiceRegistry()
     services.register("crm", partial(Crm("eu"), Order(id=7)))

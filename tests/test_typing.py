@@ -149,7 +149,6 @@ def test_exactly_the_wrong_lines_are_errors(checker: Checker, tmp_path: Path) ->
     check(checker, tmp_path, WRONG)
 
 
-@pytest.mark.xfail(strict=True, reason="the overload for services without a payload comes first")
 @checkers
 def test_a_payload_with_a_default_keeps_its_type(checker: Checker, tmp_path: Path) -> None:
     check(checker, tmp_path, ["await retry.invoke(repeat, 'twice', repeats=0, seconds=0)"])
