@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from datetime import datetime
 from typing import Any, NamedTuple, cast
 
@@ -166,6 +165,8 @@ class Record:
 def _same_json(a: bytes | None, b: bytes | None) -> bool:
     if a == b or a is None or b is None:
         return a == b
+    import json  # noqa: PLC0415  (slow to import, and seldom needed)
+
     # the order of keys says nothing, but true is not 1
     return json.dumps(load_any(a), sort_keys=True) == json.dumps(load_any(b), sort_keys=True)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, cast
 
 from pydantic import TypeAdapter, ValidationError
@@ -95,12 +96,14 @@ class Codec:
         )
 
 
-_ANY = Codec(TypeAdapter(Any))
+@cache
+def _any() -> Codec:
+    return Codec(TypeAdapter(Any))
 
 
 def dump_any(value: Any, path: str, max_bytes: int) -> bytes:
     """The stored form of a value that has no annotation: JSON types only."""
-    return _ANY.dump(value, path, max_bytes)
+    return _any().dump(value, path, max_bytes)
 
 
 def load_any(data: bytes | None) -> Any:
