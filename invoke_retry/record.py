@@ -6,10 +6,10 @@ from datetime import datetime
 from typing import Any, NamedTuple, cast
 
 from invoke_retry.correlation import CorrelationId
+from invoke_retry.failure import Failure
 from invoke_retry.models import (
     Attempt,
     CallbackPayload,
-    ErrorInfo,
     Invocation,
     Reason,
     State,
@@ -22,13 +22,6 @@ HISTORY_LIMIT = 100
 
 # final states, from which nothing but pruning follows; `dead` can still be redelivered
 FINAL: frozenset[State] = frozenset(("succeeded", "failed", "cancelled"))
-
-
-class Failure(NamedTuple):
-    """A failed attempt as it is kept."""
-
-    error: ErrorInfo
-    traceback: str | None = None
 
 
 class PastAttempt(NamedTuple):
@@ -47,7 +40,7 @@ class Outcome(NamedTuple):
     at: float
     response: bytes | None = None
     response_omitted: str | None = None
-    error: ErrorInfo | None = None
+    error: Failure | None = None
 
 
 class Record:
@@ -67,7 +60,7 @@ class Record:
         deliveries: Calls of the callback made or begun since the outcome, or since redelivery.
         attempt_at: When the attempt under way began.
         first_at: When the first attempt began.
-        failure: The latest failed attempt.
+        history: The latest attempts that are over, oldest first.
     """
 
     __slots__ = (
@@ -128,9 +121,9 @@ class Record:
         self.deliveries = 0
         self.attempt_at: float | None = None
         self.first_at: float | None = None
-        self.history: list[PastAttempt] | None = None
+        self.history: tuple[PastAttempt, ...] = ()
         self.outcome: Outcome | None = None
-        self.delivery_error: ErrorInfo | None = None
+        self.delivery_error: Failure | None = None
         self.parked_because: str | None = None
 
     @property
@@ -145,12 +138,11 @@ class Record:
         return None if limit is None or self.outcome is not None else self.began + limit
 
     @property
-    def error(self) -> ErrorInfo | None:
+    def error(self) -> Failure | None:
         """The error of the outcome, or of the latest attempt."""
         if self.outcome is not None:
             return self.outcome.error
-        failure = self.history[-1].failure if self.history else None
-        return failure.error if failure else None
+        return self.history[-1].failure if self.history else None
 
     def same_request(self, other: Record) -> bool:
         """Whether the other asks for the same, whatever its policy."""
@@ -189,7 +181,7 @@ def callback_payload(record: Record) -> CallbackPayload:
         response_omitted=outcome.response_omitted,
         resp_ts_utc=cast("Any", outcome.at),
         attempts=record.attempts,
-        error=outcome.error,
+        error=outcome.error and outcome.error.info,
         reason=outcome.reason,
     )
 
@@ -229,9 +221,9 @@ def invocation(record: Record, monotonic: float, utc: float) -> Invocation:
         else None,
         attempts=record.attempts,
         req_ts_utc=_time(record.first_at),
-        error=record.error,
+        error=record.error and record.error.info,
         deliveries=record.deliveries,
-        delivery_error=record.delivery_error,
+        delivery_error=record.delivery_error and record.delivery_error.info,
         parked_because=record.parked_because,
         resubmit_of=record.resubmit_of,
         history=_history(record),
@@ -245,10 +237,10 @@ def _history(record: Record) -> list[Attempt]:
             number=past.number,
             started_at=utc_time(past.started_at),
             ended_at=utc_time(past.ended_at),
-            error=past.failure.error if past.failure else None,
-            traceback=past.failure.traceback if past.failure else None,
+            error=past.failure and past.failure.info,
+            traceback=past.failure and past.failure.traceback,
         )
-        for past in record.history or ()
+        for past in record.history
     ]
     if record.attempt_at is not None:
         shown.append(Attempt(number=record.attempts, started_at=utc_time(record.attempt_at)))
