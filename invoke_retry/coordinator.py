@@ -28,12 +28,12 @@ from invoke_retry.errors import (
     InvocationNotFound,
     NotRunning,
 )
-from invoke_retry.failure import error_info, render_traceback
+from invoke_retry.failure import failure_of
 from invoke_retry.inline import Inline, ThisThread, task_of
 from invoke_retry.machine import IllegalTransition
-from invoke_retry.models import CallbackPayload, Health, Invocation, State
+from invoke_retry.models import MODELS, CallbackPayload, Health, Invocation, State
 from invoke_retry.policy import RetryPolicy
-from invoke_retry.record import Failure, PastAttempt, Record, callback_payload, invocation
+from invoke_retry.record import PastAttempt, Record, callback_payload, invocation
 from invoke_retry.registry import MISSING, Missing, Plan, Service, ServiceRegistry
 from invoke_retry.storable import dump_any
 from invoke_retry.work import Work
@@ -45,7 +45,8 @@ AnyService = Service[Any, Any]
 _PLANS_LIMIT = 64
 _Phase = Literal["new", "open", "broken", "leaving", "left"]
 
-DEFAULT_CALLBACK_POLICY = RetryPolicy(
+# not validated: for that pydantic would have to build the model at import
+DEFAULT_CALLBACK_POLICY = RetryPolicy.model_construct(
     repeats=10, seconds=1, backoff="exponential", max_seconds=300, jitter="full"
 )
 
@@ -94,6 +95,8 @@ class InvokeRetry:
             raise TypeError(
                 f"callback_policy is {shown(callback_policy)}, but must be a RetryPolicy"
             )
+        for model in (RetryPolicy, *MODELS):
+            model.model_rebuild()
         self.services = services
         self.name = _text("name", name)
         self._backend = backend_from(backend)
@@ -303,14 +306,8 @@ class InvokeRetry:
                 raise
             now = self.clock.monotonic()
             record.attempts = 1
-            record.history = [
-                PastAttempt(
-                    1,
-                    started_at,
-                    started_at + now - began,
-                    Failure(error_info(error), render_traceback(error)),
-                )
-            ]
+            past = PastAttempt(1, started_at, started_at + now - began, failure_of(error))
+            record.history = (past,)
             record.due = now + wait
             failed = error
         else:

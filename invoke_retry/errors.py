@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import timedelta
-from difflib import get_close_matches
 from typing import Literal, cast
 
 
@@ -120,6 +119,8 @@ class ServiceNotFound(InvokeRetryError, KeyError):
         super().__init__(name, self.known)
 
     def __str__(self) -> str:
+        from difflib import get_close_matches  # noqa: PLC0415  (slow to import, and seldom needed)
+
         close = get_close_matches(self.name, self.known, n=3)
         if close:
             hint = f"did you mean {' or '.join(map(repr, close))}?"

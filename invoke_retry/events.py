@@ -1,14 +1,18 @@
 """What hooks are told: one class for each thing that happens to an invocation.
 
 A hook is a plain callable that takes one event. It runs in the event loop, so it must not block.
+
+Every event says when it was (*at*, in UTC), of which invocation (*cid*), and of which service that
+is invoked (*target*). Events are named tuples: nothing else that is frozen and typed is as quick to
+define and to make.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from inspect import iscoroutinefunction
+from typing import NamedTuple
 
 from invoke_retry.durations import shown
 from invoke_retry.failure import printable
@@ -16,43 +20,34 @@ from invoke_retry.logs import logger
 from invoke_retry.models import ErrorInfo, Reason
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
-    """Base of all events.
-
-    Attributes:
-        at: When, in UTC.
-        cid: The id of the invocation.
-        target: The service that is invoked.
-    """
+class Accepted(NamedTuple):
+    """A backend has taken an invocation into its keeping."""
 
     at: datetime
     cid: str
     target: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Accepted(Event):
-    """A backend has taken an invocation into its keeping."""
-
     source: str
     orig_cid: str
     callback: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttemptStarted(Event):
+class AttemptStarted(NamedTuple):
     """The target is called; *background* says where."""
 
+    at: datetime
+    cid: str
+    target: str
     attempt: int
     repeats: int
     background: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttemptFailed(Event):
+class AttemptFailed(NamedTuple):
     """The target failed after *seconds*."""
 
+    at: datetime
+    cid: str
+    target: str
     attempt: int
     repeats: int
     background: bool
@@ -60,19 +55,23 @@ class AttemptFailed(Event):
     seconds: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Waiting(Event):
+class Waiting(NamedTuple):
     """Attempt number *attempt* follows in *seconds*."""
 
+    at: datetime
+    cid: str
+    target: str
     attempt: int
     seconds: float
     background: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome(Event):
+class Outcome(NamedTuple):
     """It is known what became of the invocation; in the background it is recorded, too."""
 
+    at: datetime
+    cid: str
+    target: str
     ok: bool
     reason: Reason
     attempts: int
@@ -80,38 +79,57 @@ class Outcome(Event):
     background: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CallbackDelivered(Event):
+class CallbackDelivered(NamedTuple):
     """The callback has taken the outcome."""
 
+    at: datetime
+    cid: str
+    target: str
     callback: str
     deliveries: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CallbackFailed(Event):
+class CallbackFailed(NamedTuple):
     """The callback failed; *seconds* until it is called again, None if it is not."""
 
+    at: datetime
+    cid: str
+    target: str
     callback: str
     deliveries: int
     error: ErrorInfo
     seconds: float | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Dead(Event):
+class Dead(NamedTuple):
     """The callback gave up: the outcome is kept as a dead letter."""
 
+    at: datetime
+    cid: str
+    target: str
     callback: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parked(Event):
+class Parked(NamedTuple):
     """The invocation cannot run here now."""
 
+    at: datetime
+    cid: str
+    target: str
     because: str
 
 
+Event = (
+    Accepted
+    | AttemptStarted
+    | AttemptFailed
+    | Waiting
+    | Outcome
+    | CallbackDelivered
+    | CallbackFailed
+    | Dead
+    | Parked
+)
 Hook = Callable[[Event], object]
 
 

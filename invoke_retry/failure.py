@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import traceback
+from functools import lru_cache
 from types import TracebackType
+from typing import NamedTuple
 
 from invoke_retry.errors import group_members
 from invoke_retry.models import ErrorInfo
@@ -13,6 +15,20 @@ TRACEBACK_LIMIT = 8_000
 _FRAMES_LIMIT = 20
 _CHAIN_LIMIT = 5
 _MEMBERS_LIMIT = 5
+_SHARED_LIMIT = 256
+
+
+class Failure(NamedTuple):
+    """A failure as it is kept: what `ErrorInfo` and `Attempt` say of it, without their weight."""
+
+    type: str
+    message: str
+    traceback: str | None = None
+
+    @property
+    def info(self) -> ErrorInfo:
+        """The error as it is told."""
+        return ErrorInfo(type=self.type, message=self.message)
 
 
 def printable(text: str, limit: int = MESSAGE_LIMIT) -> str:
@@ -52,8 +68,18 @@ def message_of(error: BaseException) -> str:
 
 
 def error_info(error: BaseException) -> ErrorInfo:
-    """The error as it is stored and told."""
+    """The error as it is told."""
     return ErrorInfo(type=type_name(error), message=message_of(error))
+
+
+def failure_of(error: BaseException) -> Failure:
+    """The error as it is kept; while a dependency is down, all that wait for it share one."""
+    return _shared(type_name(error), message_of(error), render_traceback(error))
+
+
+@lru_cache(_SHARED_LIMIT)
+def _shared(name: str, message: str, trace: str) -> Failure:
+    return Failure(name, message, trace)
 
 
 def describe(error: BaseException) -> str:

@@ -23,8 +23,9 @@ from collections.abc import Mapping
 from typing import Final
 
 from invoke_retry.errors import InvalidState
-from invoke_retry.models import ErrorInfo, Reason, State
-from invoke_retry.record import HISTORY_LIMIT, Failure, Outcome, PastAttempt, Record
+from invoke_retry.failure import Failure
+from invoke_retry.models import Reason, State
+from invoke_retry.record import HISTORY_LIMIT, Outcome, PastAttempt, Record
 
 TABLE: Final[Mapping[State, Mapping[str, tuple[State, ...]]]] = {
     "waiting": {
@@ -127,8 +128,7 @@ def finish(
     """
     _move(record, "end", "notifying")
     _close_attempt(record, ended_at, failure)
-    error = failure.error if failure else None
-    _record_outcome(record, due, Outcome(reason, ended_at, response, response_omitted, error))
+    _record_outcome(record, due, Outcome(reason, ended_at, response, response_omitted, failure))
     if deliver_at_once and record.callback is not None:
         deliver(record)
 
@@ -148,14 +148,14 @@ def settle(record: Record) -> None:
     record.due = None
 
 
-def postpone(record: Record, due: float, error: ErrorInfo) -> None:
+def postpone(record: Record, due: float, error: Failure) -> None:
     """The callback failed; it is called again."""
     _move(record, "postpone", "notifying")
     record.delivery_error = error
     record.due = due
 
 
-def bury(record: Record, error: ErrorInfo | None) -> None:
+def bury(record: Record, error: Failure | None) -> None:
     """The callback gave up: a dead letter."""
     _move(record, "bury", "dead")
     record.delivery_error = error or record.delivery_error
@@ -191,7 +191,7 @@ def end(
     due: float,
     reason: Reason,
     utc: float,
-    error: ErrorInfo | None = None,
+    error: Failure | None = None,
     *,
     unstarted: bool = False,
 ) -> None:
@@ -205,7 +205,7 @@ def end(
         _uncount(record)
     if record.attempt_at is not None:
         name = "CancelledError" if reason == "cancelled" else reason
-        _close_attempt(record, utc, Failure(ErrorInfo(type=name, message="cut off")))
+        _close_attempt(record, utc, Failure(name, "cut off"))
     record.token += 1
     record.parked_because = None
     _record_outcome(record, due, Outcome(reason, utc, error=error or record.error))
@@ -259,14 +259,9 @@ def _close_attempt(record: Record, ended_at: float, failure: Failure | None) -> 
     if started_at is None:
         return
     record.attempt_at = None
-    if record.history is None:
-        record.history = []
     # a wall clock that was set back must not show an attempt of negative length
-    record.history.append(
-        PastAttempt(record.attempts, started_at, max(started_at, ended_at), failure)
-    )
-    if len(record.history) > HISTORY_LIMIT:
-        del record.history[0]
+    past = PastAttempt(record.attempts, started_at, max(started_at, ended_at), failure)
+    record.history = (*record.history, past)[-HISTORY_LIMIT:]
 
 
 def _uncount(record: Record) -> None:

@@ -1,6 +1,7 @@
-"""What people are told about an invocation: frozen pydantic models."""
+"""What people are told about an invocation: frozen pydantic models.
 
-from __future__ import annotations
+Pydantic builds them when the first coordinator is made: neither importing nor a call waits for it.
+"""
 
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
@@ -38,7 +39,7 @@ def utc_time(timestamp: float) -> datetime:
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
 
 class ErrorInfo(_Model):
@@ -171,3 +172,6 @@ class Health(_Model):
     problem: str | None = None
     running: int = 0
     max_running: int = 0
+
+
+MODELS = (ErrorInfo, Attempt, CallbackPayload, Invocation, Health)

@@ -52,7 +52,7 @@ class RetryPolicy(BaseModel):
         InvalidPolicy: Something is missing or out of range.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     repeats: int
     seconds: int | float

@@ -6,10 +6,10 @@ from datetime import datetime
 from typing import Any, NamedTuple, cast
 
 from invoke_retry.correlation import CorrelationId
+from invoke_retry.failure import Failure
 from invoke_retry.models import (
     Attempt,
     CallbackPayload,
-    ErrorInfo,
     Invocation,
     Reason,
     State,
@@ -17,19 +17,12 @@ from invoke_retry.models import (
     utc_time,
 )
 from invoke_retry.policy import RetryPolicy
-from invoke_retry.storable import ANY, Codec, load_any
+from invoke_retry.storable import Codec, any_codec, load_any
 
 HISTORY_LIMIT = 100
 
 # final states, from which nothing but pruning follows; `dead` can still be redelivered
 FINAL: frozenset[State] = frozenset(("succeeded", "failed", "cancelled"))
-
-
-class Failure(NamedTuple):
-    """A failed attempt as it is kept."""
-
-    error: ErrorInfo
-    traceback: str | None = None
 
 
 class PastAttempt(NamedTuple):
@@ -48,7 +41,7 @@ class Outcome(NamedTuple):
     at: float
     response: bytes | None = None
     response_omitted: str | None = None
-    error: ErrorInfo | None = None
+    error: Failure | None = None
 
 
 class Record:
@@ -68,7 +61,7 @@ class Record:
         deliveries: Calls of the callback made or begun since the outcome, or since redelivery.
         attempt_at: When the attempt under way began.
         first_at: When the first attempt began.
-        failure: The latest failed attempt.
+        history: The latest attempts that are over, oldest first.
     """
 
     __slots__ = (
@@ -129,9 +122,9 @@ class Record:
         self.deliveries = 0
         self.attempt_at: float | None = None
         self.first_at: float | None = None
-        self.history: list[PastAttempt] | None = None
+        self.history: tuple[PastAttempt, ...] = ()
         self.outcome: Outcome | None = None
-        self.delivery_error: ErrorInfo | None = None
+        self.delivery_error: Failure | None = None
         self.parked_because: str | None = None
 
     def copy(self) -> Record:
@@ -139,8 +132,6 @@ class Record:
         other: Record = object.__new__(Record)
         for name in Record.__slots__:
             setattr(other, name, getattr(self, name))
-        if self.history is not None:
-            other.history = list(self.history)
         return other
 
     def become(self, other: Record) -> None:
@@ -160,12 +151,11 @@ class Record:
         return None if limit is None or self.outcome is not None else self.began + limit
 
     @property
-    def error(self) -> ErrorInfo | None:
+    def error(self) -> Failure | None:
         """The error of the outcome, or of the latest attempt."""
         if self.outcome is not None:
             return self.outcome.error
-        failure = self.history[-1].failure if self.history else None
-        return failure.error if failure else None
+        return self.history[-1].failure if self.history else None
 
     def same_request(self, other: Record, codec: Codec) -> bool:
         """Whether the other asks for the same, whatever its policy.
@@ -177,7 +167,7 @@ class Record:
             self.target == other.target
             and self.callback == other.callback
             and codec.is_same(self.payload, other.payload)
-            and ANY.is_same(self.context, other.context)
+            and any_codec().is_same(self.context, other.context)
         )
 
 
@@ -199,7 +189,7 @@ def callback_payload(record: Record) -> CallbackPayload:
         response_omitted=outcome.response_omitted,
         resp_ts_utc=cast("Any", outcome.at),
         attempts=record.attempts,
-        error=outcome.error,
+        error=outcome.error and outcome.error.info,
         reason=outcome.reason,
     )
 
@@ -253,9 +243,9 @@ def invocation(record: Record, monotonic: float, utc: float) -> Invocation:
         else None,
         attempts=record.attempts,
         req_ts_utc=_time(record.first_at),
-        error=record.error,
+        error=record.error and record.error.info,
         deliveries=record.deliveries,
-        delivery_error=record.delivery_error,
+        delivery_error=record.delivery_error and record.delivery_error.info,
         parked_because=record.parked_because,
         resubmit_of=record.resubmit_of,
         history=_history(record),
@@ -269,10 +259,10 @@ def _history(record: Record) -> list[Attempt]:
             number=past.number,
             started_at=utc_time(past.started_at),
             ended_at=utc_time(past.ended_at),
-            error=past.failure.error if past.failure else None,
-            traceback=past.failure.traceback if past.failure else None,
+            error=past.failure and past.failure.info,
+            traceback=past.failure and past.failure.traceback,
         )
-        for past in record.history or ()
+        for past in record.history
     ]
     if record.attempt_at is not None:
         shown.append(Attempt(number=record.attempts, started_at=utc_time(record.attempt_at)))

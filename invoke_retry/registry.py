@@ -59,7 +59,7 @@ class Plan:
         self.is_limited = policy.timeout is not None or policy.deadline is not None
 
 
-_NO_POLICY = RetryPolicy(repeats=0, seconds=0)
+_NO_POLICY = RetryPolicy.model_construct(repeats=0, seconds=0)  # quick: nothing is validated
 
 
 class Service(Generic[P_contra, R_co]):

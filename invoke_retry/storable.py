@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import is_dataclass
 from decimal import Decimal
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple, cast
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -137,13 +137,15 @@ class Codec:
                 return value
 
 
-ANY = Codec(TypeAdapter(Any))
-"""For values without an annotation: JSON types only."""
+@cache
+def any_codec() -> Codec:
+    """For values without an annotation: JSON types only."""
+    return Codec(TypeAdapter(Any))
 
 
 def dump_any(value: Any, path: str, max_bytes: int) -> bytes:
     """The stored form of a value that has no annotation: JSON types only."""
-    return ANY.dump(value, path, max_bytes)
+    return any_codec().dump(value, path, max_bytes)
 
 
 def load_any(data: bytes | None) -> Any:
@@ -152,6 +154,7 @@ def load_any(data: bytes | None) -> Any:
 
 
 def _canonical(value: Any) -> str:
+
     return json.dumps(value, sort_keys=True)  # true is not 1 here
 
 

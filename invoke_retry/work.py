@@ -17,9 +17,9 @@ from invoke_retry import events, machine
 from invoke_retry.backends.base import Backend, Claim, T, Transition
 from invoke_retry.environment import Environment
 from invoke_retry.errors import BackendError, InvalidPayload, NotStorable
-from invoke_retry.failure import error_info, render_traceback, type_name
+from invoke_retry.failure import Failure, failure_of, type_name
 from invoke_retry.policy import RetryPolicy, Stop, decide, is_retryable
-from invoke_retry.record import Failure, Record, callback_json, callback_payload
+from invoke_retry.record import Record, callback_json, callback_payload
 from invoke_retry.registry import Service, ServiceRegistry
 from invoke_retry.run import Cut, Run
 from invoke_retry.slots import Slots
@@ -180,7 +180,7 @@ class Work:
         self, run: Run, error: BaseException, then: float | Stop | Literal["permanent"]
     ) -> Verdict:
         self._log.attempt_failed(run, error, then)
-        return Verdict(Failure(error_info(error), render_traceback(error)), then)
+        return Verdict(failure_of(error), then)
 
     async def _failed(self, claim: Claim, verdict: Verdict, ended_at: float) -> None:
         record, attempt = claim.record, claim.record.attempts
@@ -207,7 +207,7 @@ class Work:
                 attempt=attempt,
                 repeats=record.policy.repeats,
                 background=True,
-                error=failure.error,
+                error=failure.info,
                 seconds=seconds,
             )
             if isinstance(then, str):
@@ -286,10 +286,10 @@ class Work:
         failure, then = verdict
         self.slots.note(callback, failed=True)
         if isinstance(then, str):
-            kept = await self._keep(claim, machine.bury, failure.error)
+            kept = await self._keep(claim, machine.bury, failure)
         else:
             due = self._clock.monotonic() + then
-            kept = await self._keep(claim, machine.postpone, due, failure.error)
+            kept = await self._keep(claim, machine.postpone, due, failure)
         if not kept:
             return
         self._tell(
@@ -297,7 +297,7 @@ class Work:
             record,
             callback=callback,
             deliveries=record.deliveries,
-            error=failure.error,
+            error=failure.info,
             seconds=None if isinstance(then, str) else then,
         )
         if isinstance(then, str):
@@ -317,7 +317,7 @@ class Work:
             self._log.problem("worker", text, type_name(error), record.cid, error=error)
         if claim.token != record.token:
             return
-        failure = Failure(error_info(error), render_traceback(error))
+        failure = failure_of(error)
         if record.state == "running":
             elapsed = self._clock.monotonic() - record.began
             random = self._environment.random
@@ -378,7 +378,7 @@ class Work:
                 ok=outcome.reason == "succeeded",
                 reason=outcome.reason,
                 attempts=record.attempts,
-                error=outcome.error,
+                error=outcome.error and outcome.error.info,
                 background=True,
             )
 

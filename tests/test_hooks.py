@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import FrozenInstanceError, asdict
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
@@ -107,7 +106,7 @@ class World:
         zero = datetime.fromtimestamp(self.retry.clock.utc(), UTC) - seconds
         found: list[Told] = []
         for event in self.events:
-            fields = asdict(event)
+            fields = event._asdict()
             assert (fields.pop("cid"), fields.pop("target")) == (CID, "target")
             if isinstance(error := fields.get("error"), ErrorInfo):
                 fields["error"] = error.model_dump()
@@ -297,7 +296,7 @@ async def test_abandoned(world: World) -> None:
 
 async def test_events_are_frozen(world: World) -> None:
     await world.retry.invoke("target", 0, repeats=0, seconds=0, cid=CID)
-    with pytest.raises(FrozenInstanceError):
+    with pytest.raises(AttributeError):
         setattr(world.events[0], "cid", "other")
     assert all(event.at.tzinfo is UTC for event in world.events)
 

@@ -19,14 +19,14 @@ from invoke_retry import (
     machine,
 )
 from invoke_retry.backends import MemoryBackend
+from invoke_retry.failure import Failure
 from invoke_retry.machine import IllegalTransition
-from invoke_retry.models import ErrorInfo, Reason, State
-from invoke_retry.record import FINAL, HISTORY_LIMIT, Failure, Outcome, PastAttempt, Record
+from invoke_retry.models import Reason, State
+from invoke_retry.record import FINAL, HISTORY_LIMIT, Outcome, PastAttempt, Record
 
 STATES: tuple[State, ...] = get_args(State)
 REASONS: tuple[Reason, ...] = get_args(Reason)
-ERROR = ErrorInfo(type="ValueError", message="no")
-FAILURE = Failure(ERROR, "a traceback")
+FAILURE = Failure("ValueError", "no", "a traceback")
 CID = CorrelationId.from_key("one")
 
 Transition = Callable[[Record], None]
@@ -47,8 +47,8 @@ TRANSITIONS: dict[str, tuple[str, Transition]] = {
     "deliver": ("deliver", machine.deliver),
     "take over": ("take_over", machine.take_over),
     "settle": ("settle", machine.settle),
-    "postpone": ("postpone", lambda r: machine.postpone(r, 7.0, ERROR)),
-    "bury": ("bury", lambda r: machine.bury(r, ERROR)),
+    "postpone": ("postpone", lambda r: machine.postpone(r, 7.0, FAILURE)),
+    "bury": ("bury", lambda r: machine.bury(r, FAILURE)),
     "redeliver": ("redeliver", lambda r: machine.redeliver(r, 7.0)),
 }  # fmt: skip
 
@@ -90,9 +90,7 @@ PATHS: dict[str, tuple[State, tuple[str, ...], str | None]] = {
 
 
 def everything(record: Record) -> dict[str, Any]:
-    facts = {name: getattr(record, name) for name in Record.__slots__}
-    facts["history"] = None if record.history is None else list(record.history)
-    return facts
+    return {name: getattr(record, name) for name in Record.__slots__}
 
 
 def past_attempt(number: int, start: float, end: float, failure: Failure | None) -> PastAttempt:
@@ -199,8 +197,8 @@ class TestAttempts:
     def test_retry(self) -> None:
         record = past("start", "retry")
         assert (record.state, record.attempts, record.due) == ("waiting", 1, 7.0)
-        assert record.history == [past_attempt(1, 100.0, 101.0, FAILURE)]
-        assert (record.attempt_at, record.error, record.outcome) == (None, ERROR, None)
+        assert record.history == (past_attempt(1, 100.0, 101.0, FAILURE),)
+        assert (record.attempt_at, record.error, record.outcome) == (None, FAILURE, None)
 
     def test_first_at_is_that_of_the_first(self) -> None:
         record = past("start", "retry")
@@ -217,7 +215,6 @@ class TestAttempts:
     def test_release_of_the_second_gives_back_one(self) -> None:
         record = past("start", "retry", "start", "release")
         assert (record.attempts, record.first_at, record.attempt_at) == (1, 100.0, None)
-        assert record.history is not None
         assert len(record.history) == 1
 
     def test_taken_over_from_a_dead_holder(self) -> None:
@@ -225,7 +222,7 @@ class TestAttempts:
         machine.take_over(record)
         assert (record.state, record.attempts, record.token) == ("running", 1, 2)
         machine.retry(record, 7.0, 201.0, FAILURE)
-        assert record.history == [PastAttempt(1, 100.0, 201.0, FAILURE)]
+        assert record.history == (PastAttempt(1, 100.0, 201.0, FAILURE),)
 
     def test_a_callback_taken_over_from_a_dead_holder(self) -> None:
         record = past("start", "finish", "deliver")
@@ -242,14 +239,13 @@ class TestAttempts:
         for i in range(HISTORY_LIMIT + 50):
             machine.start(record, float(i))
             machine.retry(record, 7.0, i + 0.5, FAILURE)
-        assert record.history is not None
         numbers = [attempt.number for attempt in record.history]
         assert numbers == list(range(51, HISTORY_LIMIT + 51))
 
     def test_a_wall_clock_set_back_shows_no_negative_time(self) -> None:
         record = past("start")
         machine.retry(record, 7.0, 50.0, FAILURE)
-        assert record.history == [past_attempt(1, 100.0, 100.0, FAILURE)]
+        assert record.history == (past_attempt(1, 100.0, 100.0, FAILURE),)
 
 
 class TestOutcomes:
@@ -258,14 +254,14 @@ class TestOutcomes:
         machine.finish(record, 7.0, "succeeded", 101.0, response=b"5")
         assert record.outcome == Outcome("succeeded", 101.0, b"5")
         assert (record.state, record.due, record.began, record.token) == ("notifying", 7.0, 7.0, 1)
-        assert record.history == [past_attempt(1, 100.0, 101.0, None)]
+        assert record.history == (past_attempt(1, 100.0, 101.0, None),)
         assert record.service == "callback"
 
     def test_finish_with_an_error(self) -> None:
         record = past("start")
         machine.finish(record, 7.0, "exhausted", 101.0, failure=FAILURE)
-        assert record.outcome == Outcome("exhausted", 101.0, error=ERROR)
-        assert record.error == ERROR
+        assert record.outcome == Outcome("exhausted", 101.0, error=FAILURE)
+        assert record.error == FAILURE
 
     def test_finish_and_deliver(self) -> None:
         record = past("start", "finish and deliver")
@@ -279,9 +275,9 @@ class TestOutcomes:
 
     def test_end_of_what_waits(self) -> None:
         record = past("start", "retry", "end")
-        assert record.outcome == Outcome("cancelled", 101.0, error=ERROR)
+        assert record.outcome == Outcome("cancelled", 101.0, error=FAILURE)
         assert (record.attempts, record.token) == (1, 2)
-        assert record.history == [past_attempt(1, 100.0, 101.0, FAILURE)]
+        assert record.history == (past_attempt(1, 100.0, 101.0, FAILURE),)
 
     @pytest.mark.parametrize(("reason", "name"), [
         ("cancelled", "CancelledError"), ("abandoned", "abandoned"), ("deadline", "deadline"),
@@ -290,20 +286,19 @@ class TestOutcomes:
         record = past("start")
         machine.end(record, 7.0, reason, 101.0)
         assert (record.attempts, record.attempt_at, record.token) == (1, None, 2)
-        assert record.history is not None
         failure = record.history[0].failure
         assert failure is not None
-        assert failure.error.type == name
+        assert failure.type == name
 
     def test_end_with_an_error(self) -> None:
         record = past("start")
-        machine.end(record, 7.0, "abandoned", 101.0, ERROR)
-        assert record.outcome == Outcome("abandoned", 101.0, error=ERROR)
+        machine.end(record, 7.0, "abandoned", 101.0, FAILURE)
+        assert record.outcome == Outcome("abandoned", 101.0, error=FAILURE)
 
     def test_end_of_an_attempt_that_was_not_made(self) -> None:
         record = past("start")
         machine.end(record, 7.0, "deadline", 101.0, unstarted=True)
-        assert (record.attempts, record.first_at, record.history) == (0, None, None)
+        assert (record.attempts, record.first_at, record.history) == (0, None, ())
 
     def test_end_of_what_is_parked(self) -> None:
         record = past("park", "end")
@@ -349,7 +344,7 @@ class TestThroughABackend:
 class TestDeliveries:
     def test_postpone(self) -> None:
         record = past("start", "finish", "deliver", "postpone")
-        assert (record.deliveries, record.due, record.delivery_error) == (1, 7.0, ERROR)
+        assert (record.deliveries, record.due, record.delivery_error) == (1, 7.0, FAILURE)
 
     def test_release_gives_the_delivery_back_and_not_the_attempt(self) -> None:
         record = past("start", "finish", "deliver", "release")
@@ -363,7 +358,7 @@ class TestDeliveries:
     def test_bury_keeps_the_latest_error(self) -> None:
         record = past("start", "finish", "deliver", "postpone")
         machine.bury(record, None)
-        assert (record.state, record.delivery_error, record.due) == ("dead", ERROR, None)
+        assert (record.state, record.delivery_error, record.due) == ("dead", FAILURE, None)
 
     def test_redeliver_begins_anew(self) -> None:
         record = past("start", "finish", "deliver", "bury", "redeliver")
@@ -486,10 +481,10 @@ class Life(RuleBasedStateMachine):
 
     @rule(due=st.floats(0, 1e9))
     def postpone(self, due: float) -> None:
-        self.attempt(machine.postpone, due, ERROR)
+        self.attempt(machine.postpone, due, FAILURE)
 
-    @rule(error=st.none() | st.just(ERROR))
-    def bury(self, error: ErrorInfo | None) -> None:
+    @rule(error=st.none() | st.just(FAILURE))
+    def bury(self, error: Failure | None) -> None:
         if self.record.outcome is not None:
             self.attempt(machine.bury, error)
 
@@ -543,7 +538,7 @@ class Life(RuleBasedStateMachine):
         assert record.attempts >= 0
         assert record.deliveries >= 0
         assert (record.first_at is None) == (record.attempts == 0)
-        for attempt in record.history or ():
+        for attempt in record.history:
             assert attempt.ended_at >= attempt.started_at
 
     @invariant()

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import pytest
 
 from invoke_retry import CorrelationId, RetryPolicy, machine
-from invoke_retry.models import ErrorInfo
-from invoke_retry.record import Failure, Record, callback_json, callback_payload
+from invoke_retry.failure import Failure
+from invoke_retry.record import Record, callback_json, callback_payload
 
 
 def waiting() -> Record:
@@ -26,7 +26,7 @@ def succeeded() -> Record:
 def failed() -> Record:
     record = waiting()
     machine.start(record, 1_421_875_525.446454)
-    failure = Failure(ErrorInfo(type="ValueError", message="no"), "a traceback")
+    failure = Failure("ValueError", "no", "a traceback")
     machine.finish(record, 0, "exhausted", 1_421_875_526.5, failure=failure)
     return record
 

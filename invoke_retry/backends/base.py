@@ -19,8 +19,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
-from typing import Concatenate, ParamSpec, Protocol
+from typing import Concatenate, NamedTuple, ParamSpec, Protocol
 
 from invoke_retry.clock import Clock
 from invoke_retry.durations import Duration, seconds_of, shown
@@ -103,8 +102,7 @@ class Runner(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Query:
+class Query(NamedTuple):
     """What `search` looks for, newest first; None means any."""
 
     state: State | None = None

@@ -263,7 +263,7 @@ FAULT_POINTS: list[tuple[Any, str]] = [
     (machine, "bury"),
     (policies, "decide"),
     (policies, "is_retryable"),
-    (failure, "error_info"),
+    (failure, "failure_of"),
     (failure, "render_traceback"),
     (records, "callback_payload"),
     (models, "utc_time"),

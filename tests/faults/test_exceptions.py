@@ -26,7 +26,7 @@ from invoke_retry import (
     RetryPolicy,
     ServiceRegistry,
 )
-from invoke_retry.failure import error_info, render_traceback
+from invoke_retry.failure import error_info, failure_of, render_traceback
 from invoke_retry.policy import decide
 
 virtual = pytest.mark.virtual_time
@@ -260,6 +260,22 @@ async def test_E6_chains_without_end_are_decided_at_once(make: Callable[[], Exce
     assert mailbox.only.attempts == 4
     assert time.perf_counter() - began < 5
     error.__cause__ = error.__context__ = None
+
+
+def test_failures_alike_share_their_texts() -> None:
+    """A million that wait for one dependency that is down must not keep a million tracebacks."""
+    first, second, other = (failure_of(_raised(text)) for text in ("down", "down", "up"))
+    assert first is second
+    assert first != other
+    assert first[:2] == ("ConnectionError", "down")
+    assert "in _raised" in (first.traceback or "")
+
+
+def _raised(text: str) -> Exception:
+    try:
+        raise ConnectionError(text)
+    except ConnectionError as error:
+        return error
 
 
 @virtual

@@ -13,9 +13,10 @@ from typing import Any, Final, NamedTuple, cast, get_args
 from pydantic_core import from_json
 
 from invoke_retry.correlation import CorrelationId
-from invoke_retry.models import ErrorInfo, Reason, State
+from invoke_retry.failure import Failure
+from invoke_retry.models import Reason, State
 from invoke_retry.policy import RetryPolicy
-from invoke_retry.record import HISTORY_LIMIT, Failure, Outcome, PastAttempt, Record
+from invoke_retry.record import HISTORY_LIMIT, Outcome, PastAttempt, Record
 
 _FIXED: Final = (
     "cid", "target", "callback", "source", "orig_cid", "policy", "created_at", "resubmit_of",
@@ -143,7 +144,7 @@ def _load(db: sqlite3.Connection, row: tuple[Any, ...], shift: float, history: i
     record.token, record.attempts, record.deliveries = token, attempts, deliveries
     record.due = None if due is None else due - shift
     record.attempt_at, record.first_at = attempt_at, first_at
-    record.delivery_error = _error(delivery_error_type, delivery_error_message)
+    record.delivery_error = _failure(delivery_error_type, delivery_error_message)
     record.parked_because = parked_because
     if reason is not None:
         record.outcome = Outcome(
@@ -151,7 +152,7 @@ def _load(db: sqlite3.Connection, row: tuple[Any, ...], shift: float, history: i
             outcome_at,
             bodies.get("response"),
             response_omitted,
-            _error(error_type, error_message),
+            _failure(error_type, error_message),
         )
     if attempts and history:
         record.history = _load_attempts(db, number, history)
@@ -199,20 +200,16 @@ def _live(record: Record, owner: int, shift: float) -> tuple[Any, ...]:
 
 
 def _insert_attempts(db: sqlite3.Connection, row: int, record: Record, known: int) -> None:
-    for past in record.history or ():
+    for past in record.history:
         if past.number > known:
-            failure = past.failure
-            error = failure and failure.error
+            failure = past.failure or (None, None, None)
             db.execute(
                 "INSERT OR REPLACE INTO attempt VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (
-                    row, past.number, past.started_at, past.ended_at,
-                    error and error.type, error and error.message, failure and failure.traceback,
-                ),
-            )  # fmt: skip
+                (row, past.number, past.started_at, past.ended_at, *failure),
+            )
 
 
-def _load_attempts(db: sqlite3.Connection, row: int, limit: int) -> list[PastAttempt]:
+def _load_attempts(db: sqlite3.Connection, row: int, limit: int) -> tuple[PastAttempt, ...]:
     found = db.execute(
         "SELECT number, started_at, ended_at, error_type, error_message, traceback FROM attempt "
         "WHERE id = ? ORDER BY number DESC LIMIT ?",
@@ -220,10 +217,9 @@ def _load_attempts(db: sqlite3.Connection, row: int, limit: int) -> list[PastAtt
     ).fetchall()
     history: list[PastAttempt] = []
     for number, started_at, ended_at, error_type, error_message, traceback in reversed(found):
-        error = _error(error_type, error_message)
-        failure = None if error is None else Failure(error, traceback)
+        failure = _failure(error_type, error_message, traceback)
         history.append(PastAttempt(int(number), float(started_at), float(ended_at), failure))
-    return history
+    return tuple(history)
 
 
 def _load_bodies(db: sqlite3.Connection, row: int) -> dict[str, bytes]:
@@ -235,8 +231,8 @@ def _load_bodies(db: sqlite3.Connection, row: int) -> dict[str, bytes]:
     return bodies
 
 
-def _error(error_type: str | None, message: str | None) -> ErrorInfo | None:
-    return None if error_type is None else ErrorInfo(type=error_type, message=message or "")
+def _failure(name: str | None, message: str | None, traceback: str | None = None) -> Failure | None:
+    return None if name is None else Failure(name, message or "", traceback)
 
 
 _policy = lru_cache(maxsize=1_000)(RetryPolicy.model_validate_json)
