@@ -249,6 +249,31 @@ async def test_I7_callbacks_cannot_hold_up_the_exit(
 
 
 @virtual
+@graces
+async def test_I7_a_callback_that_takes_too_long_is_cut_off(grace: float) -> None:
+    """Left for good, and named as undelivered, it was delivered after all some seconds later."""
+    ends: list[tuple[str, float]] = []
+
+    async def slow(outcome: dict[str, Any]) -> None:
+        try:
+            await asyncio.sleep(grace + 7)
+        except asyncio.CancelledError:
+            ends.append(("cut off", now()))
+            raise
+        ends.append(("delivered", now()))
+
+    services, _ = registry(target=Failing().call)
+    services.register("slow", slow)
+    retry = InvokeRetry(services, grace=grace)
+    async with retry:
+        await retry.invoke_async("target", repeats=0, seconds=0, callback="slow")
+    assert [how for how, _ in ends] == ["cut off"]
+    assert ends[0][1] <= grace + 5
+    await asyncio.sleep(100)
+    assert len(ends) == 1
+
+
+@virtual
 async def test_I7_a_stubborn_cancelled_one_does_not_hold_up_the_exit() -> None:
     """Cancelled by its cid, it went on and on, and the exit waited for it."""
 
