@@ -107,6 +107,8 @@ class InvokeRetry:
         self._phase: _Phase = "new"
         self._background: Background | None = None
         self._supervisor: asyncio.Task[None] | None = None
+        self._has_ended = False
+        self._waits: set[asyncio.Timeout] = set()
         self._find = services.find
         self.own_caller = Caller(name, self.new_cid())
         self._thread = ThisThread()
@@ -487,20 +489,30 @@ class InvokeRetry:
         Raises:
             InvocationNotFound: No such invocation, or it was pruned after its retention.
             TimeoutError: No outcome within *timeout*; the invocation goes on.
+            NotRunning: No outcome, and the background has ended, so that none will come.
         """
         self._check_opened()
         limit = None if timeout is None else seconds_of("timeout", timeout)
         scope = asyncio.timeout(limit)
-        with self._lend_slot():
-            try:
-                async with scope:
-                    return callback_payload(await self._backend.outcome(cid))
-            except TimeoutError:
-                if not scope.expired():
-                    raise
-                raise TimeoutError(
-                    f"no outcome of {cid} within {limit:g} s; the invocation goes on"
-                ) from None
+        if not self._has_ended:
+            with self._lend_slot():
+                try:
+                    async with scope:
+                        self._waits.add(scope)
+                        return callback_payload(await self._backend.outcome(cid))
+                except TimeoutError:
+                    if not scope.expired():
+                        raise
+                    if not self._has_ended:
+                        raise TimeoutError(
+                            f"no outcome of {cid} within {limit:g} s; the invocation goes on"
+                        ) from None
+                finally:
+                    self._waits.discard(scope)
+        record = await self._backend.get(cid)
+        if record.outcome is None:
+            raise NotRunning(_not_running(self._phase))
+        return callback_payload(record)
 
     async def cancel(self, cid: str) -> bool:
         """End an invocation that has no outcome yet.
@@ -719,12 +731,16 @@ class InvokeRetry:
             self._supervisor.result()
 
     def _on_supervisor_done(self, supervisor: asyncio.Task[None]) -> None:
-        if not supervisor.cancelled() and (error := supervisor.exception()) is not None:
-            if self._phase == "open":
-                self._phase = "broken"
-            self._environment.log.problem(
-                "supervisor", "the background has stopped by a fault", error=error
-            )
+        self._has_ended = True
+        error = None if supervisor.cancelled() else supervisor.exception()
+        if error is not None or self._phase == "open":
+            text = "the background has stopped by a fault"
+            self._environment.log.problem("supervisor", text, error=error)
+        if self._phase == "open":
+            self._phase = "broken"
+        for wait in self._waits:  # for what will not come any more
+            if not wait.expired():
+                wait.reschedule(0)
 
     # Small helpers.
 
