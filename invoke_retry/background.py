@@ -51,6 +51,7 @@ class Background:
         self._leave = anyio.Event()
         self._grace: float | None = 0
         self._hurry = False
+        self._fault: Exception | None = None
         self._changed = anyio.Event()
 
     @property
@@ -76,7 +77,10 @@ class Background:
                 opened.set_result(None)
                 self._backend.wake()
                 await self._leave.wait()
-                await self._end_all()
+                if self._fault is None:
+                    await self._end_all()
+                if self._fault is not None:
+                    raise self._fault
                 for worker in self._workers:
                     worker.cancel()
         finally:
@@ -171,6 +175,11 @@ class Background:
         self.lost(record.cid)
         self._work.tell_outcome(record)
         self._tell_change()
+
+    def fail(self, error: Exception) -> None:
+        self._fault = error
+        self._leave.set()
+        self.hurry()
 
     def lost(self, cid: str) -> None:
         if (run := self._work.runs.get(cid)) is not None:

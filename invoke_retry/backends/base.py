@@ -74,6 +74,10 @@ class Runner(Protocol):
         """Somebody else has taken the invocation, or decided over it: stop running it."""
         ...
 
+    def fail(self, error: Exception) -> None:
+        """A fault of the backend itself, in no call that the runner made: stop, and say so."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Query:
