@@ -26,6 +26,7 @@ from invoke_retry.errors import (
     InvalidPayload,
     InvalidState,
     InvocationNotFound,
+    InvokeRetryError,
     NotRunning,
 )
 from invoke_retry.failure import error_info, render_traceback
@@ -403,7 +404,11 @@ class InvokeRetry:
         )
 
     async def _accept(self, record: Record) -> CorrelationId:
-        kept = await self._backend.accept(record)
+        try:
+            kept = await self._backend.accept(record)
+        except Exception as error:
+            self._check_fault(error)
+            raise
         if kept is not record:
             _check_same(kept, record)
         elif self._environment.is_observed:
@@ -814,6 +819,14 @@ class InvokeRetry:
             return await self._backend.amend(cid, transition, *args)
         except IllegalTransition:
             return None
+        except Exception as error:
+            self._check_fault(error)
+            raise
+
+    def _check_fault(self, error: Exception) -> None:
+        """What a backend does not raise on purpose leaves it in no state to go on."""
+        if not isinstance(error, InvokeRetryError) and self._background is not None:
+            self._background.fail(error)
 
     def _view(self, record: Record) -> Invocation:
         clock = self.clock
