@@ -18,6 +18,7 @@ from invoke_retry.backends.base import Backend, Claim, T, Transition
 from invoke_retry.environment import Environment
 from invoke_retry.errors import BackendError, InvalidPayload, NotStorable
 from invoke_retry.failure import error_info, render_traceback, type_name
+from invoke_retry.models import State
 from invoke_retry.policy import RetryPolicy, Stop, decide, is_retryable
 from invoke_retry.record import Failure, Record, callback_payload
 from invoke_retry.registry import Service, ServiceRegistry
@@ -85,10 +86,11 @@ class Work:
             await self._guard(self._deliver, claim)
 
     async def _guard(self, step: Callable[[Claim], Awaitable[None]], claim: Claim) -> None:
+        state = claim.record.state
         try:
             await step(claim)
         except Exception as error:  # a fault of ours or of the backend must not stop the rest
-            await self._recover(claim, error)
+            await self._recover(claim, error, state)
 
     # An attempt of the target.
 
@@ -300,20 +302,22 @@ class Work:
 
     # What else may become of a claim.
 
-    async def _recover(self, claim: Claim, error: Exception) -> None:
+    async def _recover(self, claim: Claim, error: Exception, state: State) -> None:
         """A fault counts as a failed attempt, so that it cannot come back for ever."""
         record = claim.record
         text = "a worker met a fault: %s at %s"
         self._log.problem("worker", text, type_name(error), record.cid, error=error)
         if claim.token != record.token:
             return
+        if record.state != state or record.due is not None:  # half written down, perhaps
+            raise error
         failure = Failure(error_info(error), render_traceback(error))
-        if record.state == "running":
+        if state == "running":
             elapsed = self._clock.monotonic() - record.began
             random = self._environment.random
             then = decide(record.policy, record.attempts, elapsed, error, random)
             await self._failed(claim, Verdict(failure, then), self._clock.utc())
-        elif record.state == "notifying" and record.due is None:
+        else:
             await self._not_delivered(claim, Verdict(failure, self._next_delivery(record, error)))
 
     async def _give_back(self, claim: Claim, *, unstarted: bool = False) -> None:

@@ -26,6 +26,7 @@ from invoke_retry import policy as policies
 from invoke_retry import record as records
 from invoke_retry.backends import MemoryBackend
 from invoke_retry.backends.ready import ReadyQueue
+from invoke_retry.background import Background
 from invoke_retry.run import Run
 from invoke_retry.slots import Slots
 from invoke_retry.work import Work
@@ -37,6 +38,8 @@ FAULT_POINTS: list[tuple[Any, str]] = [
     (machine, "retry"),
     (machine, "finish"),
     (machine, "end"),
+    (machine, "deliver"),
+    (machine, "settle"),
     (machine, "postpone"),
     (machine, "bury"),
     (policies, "decide"),
@@ -45,15 +48,21 @@ FAULT_POINTS: list[tuple[Any, str]] = [
     (failure, "render_traceback"),
     (records, "callback_payload"),
     (models, "utc_time"),
+    (Slots, "take"),
     (Slots, "give"),
     (Slots, "admits"),
     (Slots, "has_room"),
     (Slots, "note"),
     (Run, "over"),
     (Work, "advance"),
+    (Background, "start"),
     (MemoryBackend, "wake"),
     (MemoryBackend, "apply"),
     (MemoryBackend, "_give"),
+    (MemoryBackend, "_pass_time"),
+    (MemoryBackend, "_file"),
+    (MemoryBackend, "_queue"),
+    (MemoryBackend, "_retire"),
     (ReadyQueue, "push"),
     (ReadyQueue, "pop"),
 ]
@@ -240,3 +249,46 @@ async def test_B10_whoever_waits_learns_that_the_background_has_stopped(
             await retry.__aexit__(None, None, None)
     else:
         await retry.__aexit__(None, None, None)
+
+
+@virtual
+async def test_B10_a_fault_in_a_decision_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a cancellation had set going stood still, and nothing said so."""
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
+    services, _ = registry(failing=Failing().call, healthy=healthy)
+    retry = InvokeRetry(services)
+    await retry.__aenter__()
+    cid = await retry.invoke_async("failing", repeats=1, seconds=1_000, callback="told")
+    await asyncio.sleep(1)
+    with monkeypatch.context() as patch:
+        Fault((Slots, "take"), 1).patch(patch)
+        with pytest.raises(RuntimeError, match="a fault inside"):
+            await retry.cancel(cid)
+        await asyncio.sleep(1)
+    assert not retry.health().ok
+    assert (await retry.wait(cid)).reason == "cancelled"
+    await check(retry, [cid])
+
+
+@virtual
+@pytest.mark.parametrize("name", ["_pass_time", "_file", "_give"])
+@pytest.mark.parametrize("grace", [None, 1_000, 0])
+async def test_B10_a_fault_while_it_is_left(
+    name: str, grace: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Leaving waited for ever for what could not come any more."""
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
+    services, _ = registry(failing=Failing().call)
+    retry = InvokeRetry(services, grace=grace)
+    await retry.__aenter__()
+    cid = await retry.invoke_async("failing", repeats=3, seconds=10, callback="told")
+    await asyncio.sleep(5)
+    waits = [asyncio.create_task(retry.wait(cid))]
+    with monkeypatch.context() as patch:
+        Fault((MemoryBackend, name), 1).patch(patch)
+        await asyncio.wait([asyncio.create_task(retry.__aexit__(None, None, None))])
+    assert asyncio.get_running_loop().time() <= 10 + 5
+    assert not retry.health().ok
+    for wait in waits:
+        await asyncio.wait([wait])
+        assert isinstance(wait.exception(), NotRunning | None)
