@@ -31,6 +31,9 @@ class Background:
 
     Args:
         works: False: nothing is run here, only accepted.
+
+    Attributes:
+        is_over: What were accepted now would never get an outcome here.
     """
 
     def __init__(
@@ -52,12 +55,18 @@ class Background:
         self._grace: float | None = 0
         self._hurry = False
         self._fault: Exception | None = None
+        self.is_over = False
         self._changed = anyio.Event()
 
     @property
     def problem(self) -> str | None:
         """What keeps the background from working; None if nothing does."""
         return self._work.problem
+
+    @property
+    def is_late(self) -> bool:
+        """Whether an attempt that were accepted now would neither be made nor kept."""
+        return self.is_over or (self._work.is_stopping and not self._backend.durable)
 
     # The supervisor.
 
@@ -84,6 +93,7 @@ class Background:
                 for worker in self._workers:
                     worker.cancel()
         finally:
+            self.is_over = True
             self._backend.pause()
             if not self._backend.durable:
                 await self._tell_what_is_left()
@@ -121,7 +131,9 @@ class Background:
             await self._hasten_deliveries()
             left = until - self._clock.monotonic() - _CANCEL_SECONDS
             await self._until(self._is_done, left if self._works else 0)
+            self._backend.pause()
             await self._abandon()
+        self.is_over = True
 
     def _is_done(self) -> bool:
         return not self._work.runs and (self._backend.durable or self._backend.is_idle())

@@ -322,7 +322,7 @@ class InvokeRetry:
             here.reset(token)
         try:
             await asyncio.sleep(0)  # an anyio scope that was cancelled meanwhile is heard here
-            if self._phase == "left":
+            if self._background is None or self._background.is_late:
                 raise NotRunning(_not_running(self._phase))
             return await self._accept(record)
         except (BackendError, NotRunning) as error:
@@ -847,7 +847,9 @@ class InvokeRetry:
         if self._phase == "open":
             return
         if self._phase == "leaving" and self._is_own_work():
-            return
+            assert self._background is not None
+            if not self._background.is_over:
+                return
         raise NotRunning(_not_running(self._phase))
 
     def _check_opened(self) -> None:

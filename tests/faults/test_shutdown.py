@@ -185,6 +185,58 @@ async def test_S1_a_fallback_call_that_fails_while_it_is_left(takes: float) -> N
 
 
 @virtual
+@pytest.mark.parametrize("ticks", range(10))
+@pytest.mark.parametrize("is_own", [False, True])
+async def test_S1_nothing_is_accepted_after_the_last_look(ticks: int, is_own: bool) -> None:
+    """The background had looked for the last time, and what came then never got an outcome."""
+    given: list[str] = []
+
+    async def late() -> None:
+        await asyncio.sleep(5)
+        for _ in range(ticks):
+            await asyncio.sleep(0)
+        raise ValueError("no")
+
+    async def told(outcome: CallbackPayload) -> None:
+        if is_own and not given:
+            try:
+                await asyncio.sleep(1e4)
+            finally:
+                for _ in range(ticks):
+                    await asyncio.sleep(0)
+                given.append(await current_call().retry.invoke_async("late", repeats=1, seconds=10))
+
+    services = ServiceRegistry()
+    services.register("late", late)
+    services.register("told", told)
+    services.register("target", Failing(lambda: ValueError("no")).call)
+    retry = InvokeRetry(services, grace=5 if is_own else 30)
+    calls: list[asyncio.Task[Any]] = []
+    async with retry:
+        await retry.invoke_async(
+            "target", repeats=1, seconds=5, callback="told" if is_own else None
+        )
+        if not is_own:
+            calls.append(
+                asyncio.create_task(
+                    retry.invoke("late", repeats=1, seconds=10, async_fallback=True)
+                )
+            )
+        await asyncio.sleep(0)
+    assert retry.health().running == 0
+    for call in calls:
+        await asyncio.wait({call})
+        if error := call.exception():
+            assert isinstance(error, NotRunning | BackendError)
+            assert isinstance(error.__cause__, ValueError)
+        else:
+            given.append(call.result())
+    await asyncio.sleep(100)
+    for cid in given:
+        assert (await retry.get(cid)).reason is not None
+
+
+@virtual
 @graces
 async def test_I7_each_undelivered_callback_gets_one_attempt(grace: float) -> None:
     """Callbacks that waited for their next attempt were given up without one."""
