@@ -302,6 +302,45 @@ async def test_I7_callbacks_cannot_hold_up_the_exit(
 
 @virtual
 @graces
+async def test_I7_a_queue_of_callbacks_that_fail_or_hang(grace: float) -> None:
+    """One after the other had its five seconds; healthy ones behind them were never called."""
+    told: list[str] = []
+
+    async def odd(outcome: CallbackPayload) -> None:
+        if outcome.context == "fails":
+            raise ValueError("no")
+        await asyncio.sleep(1e4)
+
+    async def fine(outcome: CallbackPayload) -> None:
+        told.append(outcome.call_cid)
+
+    services = ServiceRegistry()
+    services.register("target", Failing().call)
+    services.register("odd", odd)
+    services.register("fine", fine)
+    policy = RetryPolicy(repeats=1_000, seconds=1)
+    retry = InvokeRetry(services, grace=grace, callback_policy=policy, max_running=8)
+    async with retry:
+        well: set[str] = set()
+        for n in range(40):
+            context, callback = (("hangs", "odd"), ("fails", "odd"), (None, "fine"))[n % 3]
+            cid = await retry.invoke_async(
+                "target", repeats=0, seconds=0, callback=callback, context=context
+            )
+            if callback == "fine":
+                well.add(cid)
+        if grace:
+            await asyncio.sleep(1)
+    assert now() <= 1 + grace + 5
+    assert well == set(told)
+    counts = await retry.counts()
+    assert counts["failed"] == len(well)
+    assert counts["dead"] + counts["notifying"] == 40 - len(well)
+    assert retry.health().running == 0
+
+
+@virtual
+@graces
 async def test_I7_a_callback_that_takes_too_long_is_cut_off(grace: float) -> None:
     """Left for good, and named as undelivered, it was delivered after all some seconds later."""
     ends: list[tuple[str, float]] = []
