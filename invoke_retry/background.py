@@ -31,6 +31,9 @@ class Background:
 
     Args:
         works: False: nothing is run here, only accepted.
+
+    Attributes:
+        is_over: What were accepted now would never get an outcome here.
     """
 
     def __init__(
@@ -52,12 +55,19 @@ class Background:
         self._leave = anyio.Event()
         self._grace: float | None = 0
         self._hurry = False
+        self._fault: Exception | None = None
+        self.is_over = False
         self._changed = anyio.Event()
 
     @property
     def problem(self) -> str | None:
         """What keeps the background from working; None if nothing does."""
         return self._work.problem or self._backend.problem
+
+    @property
+    def is_late(self) -> bool:
+        """Whether an attempt that were accepted now would neither be made nor kept."""
+        return self.is_over or (self._work.is_stopping and not self._backend.durable)
 
     # The supervisor.
 
@@ -77,10 +87,14 @@ class Background:
                 opened.set_result(None)
                 self._backend.wake()
                 await self._leave.wait()
-                await self._end_all()
+                if self._fault is None:
+                    await self._end_all()
+                if self._fault is not None:
+                    raise self._fault
                 for worker in self._workers:
                     worker.cancel()
         finally:
+            self.is_over = True
             self._backend.pause()
             if not self._backend.durable:
                 await self._tell_what_is_left()
@@ -118,7 +132,9 @@ class Background:
             await self._hasten_deliveries()
             left = until - self._clock.monotonic() - _CANCEL_SECONDS
             await self._until(self._is_done, left if self._works else 0)
+            self._backend.pause()
             await self._abandon()
+        self.is_over = True
 
     def _is_done(self) -> bool:
         return not self._work.runs and (self._backend.durable or self._backend.is_idle())
@@ -178,6 +194,11 @@ class Background:
 
     def notable(self, kind: str, text: str, *args: object) -> None:
         self._log.notable(kind, text, *args)
+
+    def fail(self, error: Exception) -> None:
+        self._fault = error
+        self._leave.set()
+        self.hurry()
 
     def lost(self, cid: str) -> None:
         if (run := self._work.runs.get(cid)) is not None:

@@ -26,6 +26,7 @@ from invoke_retry.errors import (
     InvalidPayload,
     InvalidState,
     InvocationNotFound,
+    InvokeRetryError,
     NotRunning,
 )
 from invoke_retry.failure import failure_of
@@ -110,6 +111,8 @@ class InvokeRetry:
         self._phase: _Phase = "new"
         self._background: Background | None = None
         self._supervisor: asyncio.Task[None] | None = None
+        self._has_ended = False
+        self._waits: set[asyncio.Timeout] = set()
         self._find = services.find
         self.own_caller = Caller(name, self.new_cid())
         self._thread = ThisThread()
@@ -316,7 +319,7 @@ class InvokeRetry:
             here.reset(token)
         try:
             await asyncio.sleep(0)  # an anyio scope that was cancelled meanwhile is heard here
-            if self._phase == "left":
+            if self._background is None or self._background.is_late:
                 raise NotRunning(_not_running(self._phase))
             return await self._accept(record, wait)
         except (BackendError, NotRunning) as error:
@@ -398,7 +401,11 @@ class InvokeRetry:
         )
 
     async def _accept(self, record: Record, wait: float | None = None) -> CorrelationId:
-        kept = await self._backend.accept(record)
+        try:
+            kept = await self._backend.accept(record)
+        except Exception as error:
+            self._check_fault(error)
+            raise
         if kept is not record:
             self._check_same(kept, record)
         elif self._environment.is_observed:
@@ -500,20 +507,30 @@ class InvokeRetry:
         Raises:
             InvocationNotFound: No such invocation, or it was pruned after its retention.
             TimeoutError: No outcome within *timeout*; the invocation goes on.
+            NotRunning: No outcome, and the background has ended, so that none will come.
         """
         self._check_opened()
         limit = None if timeout is None else seconds_of("timeout", timeout)
         scope = asyncio.timeout(limit)
-        with self._lend_slot():
-            try:
-                async with scope:
-                    return callback_payload(await self._backend.outcome(cid))
-            except TimeoutError:
-                if not scope.expired():
-                    raise
-                raise TimeoutError(
-                    f"no outcome of {cid} within {limit:g} s; the invocation goes on"
-                ) from None
+        if not self._has_ended:
+            with self._lend_slot():
+                try:
+                    async with scope:
+                        self._waits.add(scope)
+                        return callback_payload(await self._backend.outcome(cid))
+                except TimeoutError:
+                    if not scope.expired():
+                        raise
+                    if not self._has_ended:
+                        raise TimeoutError(
+                            f"no outcome of {cid} within {limit:g} s; the invocation goes on"
+                        ) from None
+                finally:
+                    self._waits.discard(scope)
+        record = await self._backend.get(cid)
+        if record.outcome is None:
+            raise NotRunning(_not_running(self._phase))
+        return callback_payload(record)
 
     async def cancel(self, cid: str) -> bool:
         """End an invocation that has no outcome yet.
@@ -731,12 +748,16 @@ class InvokeRetry:
             self._supervisor.result()
 
     def _on_supervisor_done(self, supervisor: asyncio.Task[None]) -> None:
-        if not supervisor.cancelled() and (error := supervisor.exception()) is not None:
-            if self._phase == "open":
-                self._phase = "broken"
-            self._environment.log.problem(
-                "supervisor", "the background has stopped by a fault", error=error
-            )
+        self._has_ended = True
+        error = None if supervisor.cancelled() else supervisor.exception()
+        if error is not None or self._phase == "open":
+            text = "the background has stopped by a fault"
+            self._environment.log.problem("supervisor", text, error=error)
+        if self._phase == "open":
+            self._phase = "broken"
+        for wait in self._waits:  # for what will not come any more
+            if not wait.expired():
+                wait.reschedule(0)
 
     # Small helpers.
 
@@ -810,6 +831,14 @@ class InvokeRetry:
             return await self._backend.amend(cid, transition, *args)
         except IllegalTransition:
             return None
+        except Exception as error:
+            self._check_fault(error)
+            raise
+
+    def _check_fault(self, error: Exception) -> None:
+        """What a backend does not raise on purpose leaves it in no state to go on."""
+        if not isinstance(error, InvokeRetryError) and self._background is not None:
+            self._background.fail(error)
 
     def _view(self, record: Record) -> Invocation:
         clock = self.clock
@@ -830,7 +859,9 @@ class InvokeRetry:
         if self._phase == "open":
             return
         if self._phase == "leaving" and self._is_own_work():
-            return
+            assert self._background is not None
+            if not self._background.is_over:
+                return
         raise NotRunning(_not_running(self._phase))
 
     def _check_opened(self) -> None:

@@ -116,7 +116,8 @@ class Run(Call):
             self._over.set_result(None)
 
     def _is_over(self, task: asyncio.Task[None]) -> bool:
-        return task.done() or (self._over.done() and not self.forsaken)
+        has_ended = self._over.done() and not self._over.cancelled()  # by a worker that is ended
+        return task.done() or (has_ended and not self.forsaken)
 
     async def _call(
         self, function: Callable[..., Awaitable[Any]], arguments: tuple[Any, ...]

@@ -18,6 +18,7 @@ from invoke_retry.backends.base import Backend, Claim, T, Transition
 from invoke_retry.environment import Environment
 from invoke_retry.errors import BackendError, InvalidPayload, NotStorable
 from invoke_retry.failure import Failure, failure_of, type_name
+from invoke_retry.models import State
 from invoke_retry.policy import RetryPolicy, Stop, decide, is_retryable
 from invoke_retry.record import Record, callback_json, callback_payload
 from invoke_retry.registry import Service, ServiceRegistry
@@ -85,7 +86,8 @@ class Work:
         """Make the attempt or the delivery that the claim is for; after a last attempt, both."""
         record = claim.record
         if claim.died:
-            await self._recover(claim, WorkerDied("the process that did this died meanwhile"))
+            error = WorkerDied("the process that did this died meanwhile")
+            await self._recover(claim, error, record.state)
             return
         if record.outcome is None:
             await self._guard(self._attempt, claim)
@@ -95,10 +97,11 @@ class Work:
             await self._guard(self._deliver, claim)
 
     async def _guard(self, step: Callable[[Claim], Awaitable[None]], claim: Claim) -> None:
+        state = claim.record.state
         try:
             await step(claim)
         except Exception as error:  # a fault of ours or of the backend must not stop the rest
-            await self._recover(claim, error)
+            await self._recover(claim, error, state)
 
     # An attempt of the target.
 
@@ -309,7 +312,7 @@ class Work:
 
     # What else may become of a claim.
 
-    async def _recover(self, claim: Claim, error: Exception) -> None:
+    async def _recover(self, claim: Claim, error: Exception, state: State) -> None:
         """A fault counts as a failed attempt, so that it cannot come back for ever."""
         record = claim.record
         if not claim.died:
@@ -317,13 +320,15 @@ class Work:
             self._log.problem("worker", text, type_name(error), record.cid, error=error)
         if claim.token != record.token:
             return
+        if record.state != state or record.due is not None:  # half written down, perhaps
+            raise error
         failure = failure_of(error)
-        if record.state == "running":
+        if state == "running":
             elapsed = self._clock.monotonic() - record.began
             random = self._environment.random
             then = decide(record.policy, record.attempts, elapsed, error, random)
             await self._failed(claim, Verdict(failure, then), self._clock.utc())
-        elif record.state == "notifying" and record.due is None:
+        else:
             await self._not_delivered(claim, Verdict(failure, self._next_delivery(record, error)))
 
     async def _give_back(self, claim: Claim, *, unstarted: bool = False) -> None:

@@ -101,6 +101,10 @@ class Runner(Protocol):
         """Somebody else has taken the invocation, or decided over it: stop running it."""
         ...
 
+    def fail(self, error: Exception) -> None:
+        """A fault of the backend itself, in no call that the runner made: stop, and say so."""
+        ...
+
 
 class Query(NamedTuple):
     """What `search` looks for, newest first; None means any."""

@@ -307,6 +307,10 @@ class MemoryBackend(Backend):
         self._timer, self._timer_at = None, float("inf")
         try:
             self._pass_time(self._time.monotonic())
+        except Exception as error:
+            if self._runner is not None:
+                self._runner.fail(error)
+            raise
         finally:
             if self._later:
                 self._set_timer(self._later[0][0])

@@ -6,11 +6,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import statistics
-import sys
 import time
 import tracemalloc
 import weakref
-from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
@@ -18,26 +16,16 @@ import pytest
 from fault_help import Failing, registry, running
 
 from invoke_retry import (
-    BackendError,
     BackendFull,
     CidConflict,
     CorrelationId,
     InvocationNotFound,
-    InvokeRetry,
-    NotRunning,
     RetriesExhausted,
     RetryPolicy,
     ServiceRegistry,
     current_call,
-    failure,
-    machine,
-    models,
 )
-from invoke_retry import policy as policies
-from invoke_retry import record as records
 from invoke_retry.backends import MemoryBackend
-from invoke_retry.run import Run
-from invoke_retry.slots import Slots
 
 virtual = pytest.mark.virtual_time
 
@@ -252,128 +240,6 @@ async def test_B8_nested_retries_multiply_visibly_and_obey_the_outer_deadline() 
             await asyncio.sleep(100)
             assert leaves == [began + n for n in range(11)]
     assert mailbox.only.reason == "deadline"
-
-
-FAULT_POINTS: list[tuple[Any, str]] = [
-    (machine, "start"),
-    (machine, "retry"),
-    (machine, "finish"),
-    (machine, "settle"),
-    (machine, "postpone"),
-    (machine, "bury"),
-    (policies, "decide"),
-    (policies, "is_retryable"),
-    (failure, "failure_of"),
-    (failure, "render_traceback"),
-    (records, "callback_payload"),
-    (models, "utc_time"),
-    (Slots, "give"),
-    (Slots, "room_for"),
-    (Slots, "note"),
-    (Run, "over"),
-    (MemoryBackend, "wake"),
-    (MemoryBackend, "apply"),
-]
-
-
-def users(where: Any, name: str) -> list[Any]:
-    """Where the name is known: in its class, or in each module of the package that imports it."""
-    if isinstance(where, type):
-        return [where]
-    modules = [module for key, module in sys.modules.items() if key.startswith("invoke_retry.")]
-    real = getattr(where, name)
-    return [module for module in modules if getattr(module, name, None) is real]
-
-
-@virtual
-@pytest.mark.filterwarnings("ignore:coroutine")
-@pytest.mark.parametrize("nth", [1, 2, 5])
-@pytest.mark.parametrize("point", FAULT_POINTS, ids=lambda point: point[1])
-async def test_B10_a_fault_inside_is_survived_or_told(
-    point: tuple[Any, str], nth: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One unexpected error, and the worker sat idle for ever in a process that looked alive."""
-    where, name = point
-    real: Callable[..., Any] = getattr(where, name)
-    calls = 0
-
-    def faulty(*args: Any, **kwargs: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == nth:
-            raise RuntimeError("a fault inside")
-        return real(*args, **kwargs)
-
-    asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
-
-    async def healthy() -> None:
-        await asyncio.sleep(0.1)
-
-    services, _ = registry(failing=Failing().call, healthy=healthy, refuses=_refuses)
-    policy = RetryPolicy(repeats=1, seconds=1)
-    retry = InvokeRetry(services, callback_policy=policy, grace=60)
-    try:
-        async with retry:
-            for place in users(where, name):
-                monkeypatch.setattr(place, name, faulty)
-            accepted = 0
-            for n in range(12):
-                target, callback = (
-                    ("healthy", "told"),
-                    ("failing", "told"),
-                    ("healthy", "refuses"),
-                )[n % 3]
-                try:
-                    await retry.invoke_async(
-                        target, repeats=2, seconds=1, callback=callback, context=n
-                    )
-                    accepted += 1
-                except RuntimeError:  # in the caller's face
-                    accepted += sum((await retry.counts()).values()) - accepted
-                await asyncio.sleep(0.3)
-            await asyncio.sleep(60)
-            monkeypatch.undo()
-            if not retry.health().ok:
-                return
-            await asyncio.sleep(60)
-            counts = await retry.counts()
-            assert sum(counts.values()) == accepted
-            assert accepted >= 11
-            assert not counts["waiting"], counts
-            assert not counts["running"], counts
-            assert not counts["notifying"], counts
-            assert retry.health().running == 0
-    except ExceptionGroup:  # leaving says that the background has stopped by a fault
-        assert not retry.health().ok
-
-
-async def _refuses(outcome: dict[str, Any]) -> None:
-    raise ValueError("no")
-
-
-@virtual
-async def test_B10_a_background_that_has_stopped_accepts_nothing(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """What was accepted after the workers had died waited for ever."""
-    services, _ = registry(target=Failing().call)
-    retry = InvokeRetry(services)
-
-    def broken(*args: Any) -> None:
-        raise RuntimeError("a fault inside")
-
-    await retry.__aenter__()
-    with monkeypatch.context() as patch:
-        patch.setattr(Slots, "give", broken)
-        await retry.invoke_async("target", repeats=0, seconds=0)
-        await asyncio.sleep(1)
-    if retry.health().ok:  # it has survived
-        await retry.__aexit__(None, None, None)
-        return
-    with pytest.raises((NotRunning, BackendError)):
-        await retry.invoke_async("target", repeats=0, seconds=0)
-    with pytest.raises(ExceptionGroup):
-        await retry.__aexit__(None, None, None)
 
 
 async def test_B5_a_loop_that_was_blocked_past_many_deadlines_goes_on() -> None:

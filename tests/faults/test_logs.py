@@ -7,13 +7,27 @@ import asyncio
 import logging
 import re
 from collections import Counter
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from fault_help import Failing, registry, running
+from pydantic import BaseModel, field_validator
 
-from invoke_retry import BackendFull, CidConflict, RetryPolicy, events
+from invoke_retry import (
+    BackendFull,
+    CallbackPayload,
+    CidConflict,
+    CorrelationId,
+    InvokeRetry,
+    RetriesExhausted,
+    RetryAfter,
+    RetryPolicy,
+    ServiceRegistry,
+    current_call,
+    events,
+)
 from invoke_retry.backends import MemoryBackend
+from invoke_retry.record import FINAL
 
 pytestmark = pytest.mark.virtual_time
 
@@ -200,3 +214,115 @@ async def test_O3_the_books_balance() -> None:
     for cid, seen in hook.cids.items():
         assert seen["Accepted"] == seen["Outcome"] == 1, cid
         assert seen["AttemptStarted"] >= seen["AttemptFailed"]
+
+
+class Fickle(BaseModel):
+    """A payload that stops to fit: what waits with it is parked."""
+
+    n: int
+    is_refused: ClassVar[bool] = False
+
+    @field_validator("n")
+    @classmethod
+    def _fits(cls, n: int) -> int:
+        if Fickle.is_refused:
+            raise ValueError("the model has changed")
+        return n
+
+
+@pytest.mark.parametrize("stay", [3, 30, 500])
+async def test_O3_the_books_agree_with_the_logs_of_the_services(
+    stay: float, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The store, the counters and what had really run each told another story."""
+    called: Counter[str] = Counter()
+    told: dict[str, list[CallbackPayload]] = {}
+
+    async def target(payload: Fickle) -> int:
+        called[current_call().cid] += 1
+        match payload.n % 6:
+            case 0:
+                raise ValueError("no")
+            case 1:
+                raise asyncio.CancelledError
+            case 2:
+                await asyncio.sleep(100)
+            case 3 if current_call().attempt == 1:
+                raise RetryAfter(2)
+            case 4:
+                raise SystemExit
+            case _:
+                await asyncio.sleep(0.3)
+        return payload.n
+
+    async def moody(outcome: CallbackPayload) -> None:
+        told.setdefault(outcome.call_cid, []).append(outcome)
+        n: int = outcome.context
+        if n % 7 == 0 or (n % 7 == 1 and len(told[outcome.call_cid]) < 2):
+            raise ValueError("no")
+        if n % 7 == 2:
+            await asyncio.sleep(1e4)
+
+    services = ServiceRegistry()
+    services.register("target", target)
+    services.register("moody", moody)
+    retry = InvokeRetry(
+        services, callback_policy=RetryPolicy(1, 2, timeout=3), max_running=15, grace=4
+    )
+    accepted: list[str] = []
+    async with retry:
+        for n in range(90):
+            policy = RetryPolicy(
+                repeats=n % 3, seconds=1, timeout=2, deadline=None if n % 5 else 4.5
+            )
+            asked: dict[str, Any] = {"callback": "moody" if n % 4 else None, "context": n}
+            if n % 9 == 5:
+                try:
+                    got = await retry.invoke(
+                        "target", {"n": n}, policy=policy, async_fallback=True, **asked
+                    )
+                except (RetriesExhausted, SystemExit, asyncio.CancelledError):
+                    continue
+                if isinstance(got, CorrelationId):
+                    accepted.append(got)
+            else:
+                accepted.append(
+                    await retry.invoke_async("target", {"n": n}, policy=policy, **asked)
+                )
+            if n % 10 == 9:
+                await asyncio.sleep(0.1)
+                await retry.cancel(accepted[-1])
+                await retry.run_now(accepted[-2])
+        await asyncio.sleep(stay)
+        monkeypatch.setattr(Fickle, "is_refused", True)
+        failed = await retry.search(state="failed", limit=5)
+        accepted.extend([await retry.resubmit(found.call_cid) for found in failed])
+        for found in await retry.search(state="dead", limit=3):
+            assert await retry.redeliver(found.call_cid)
+        await asyncio.sleep(1)
+        counts = await retry.counts()
+        assert sum(counts.values()) == len(accepted)
+        assert (counts["parked"] > 0) == (counts["failed"] > 0)
+
+    books = {found.call_cid: found for found in await retry.search(limit=1_000)}
+    counts = await retry.counts()
+    assert set(books) == set(accepted)
+    assert counts == {state: sum(b.state == state for b in books.values()) for state in counts}
+    assert not counts["waiting"] + counts["running"] + counts["parked"]
+    said = "\n".join(r.getMessage() for r in caplog.records if "left with" in r.msg)
+    for cid, found in books.items():
+        assert found.attempts == called[cid], found
+        assert len(found.history) == found.attempts
+        for attempt in found.history:  # a timeout is no cancellation by a user
+            if attempt.error is not None and attempt.error.type == "CancelledError":
+                assert found.payload["n"] % 6 == 1 or found.reason == "cancelled"
+        if found.callback is None:
+            assert found.state in FINAL
+            assert cid not in told
+        elif found.state in FINAL:
+            assert told[cid]
+        else:
+            assert found.state in ("dead", "notifying")
+        assert (found.state == "notifying") <= (cid in said)
+        assert len({outcome.model_dump_json() for outcome in told.get(cid, [])}) <= 1
+    assert counts["cancelled"] > 0

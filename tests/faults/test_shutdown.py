@@ -185,6 +185,58 @@ async def test_S1_a_fallback_call_that_fails_while_it_is_left(takes: float) -> N
 
 
 @virtual
+@pytest.mark.parametrize("ticks", range(10))
+@pytest.mark.parametrize("is_own", [False, True])
+async def test_S1_nothing_is_accepted_after_the_last_look(ticks: int, is_own: bool) -> None:
+    """The background had looked for the last time, and what came then never got an outcome."""
+    given: list[str] = []
+
+    async def late() -> None:
+        await asyncio.sleep(5)
+        for _ in range(ticks):
+            await asyncio.sleep(0)
+        raise ValueError("no")
+
+    async def told(outcome: CallbackPayload) -> None:
+        if is_own and not given:
+            try:
+                await asyncio.sleep(1e4)
+            finally:
+                for _ in range(ticks):
+                    await asyncio.sleep(0)
+                given.append(await current_call().retry.invoke_async("late", repeats=1, seconds=10))
+
+    services = ServiceRegistry()
+    services.register("late", late)
+    services.register("told", told)
+    services.register("target", Failing(lambda: ValueError("no")).call)
+    retry = InvokeRetry(services, grace=5 if is_own else 30)
+    calls: list[asyncio.Task[Any]] = []
+    async with retry:
+        await retry.invoke_async(
+            "target", repeats=1, seconds=5, callback="told" if is_own else None
+        )
+        if not is_own:
+            calls.append(
+                asyncio.create_task(
+                    retry.invoke("late", repeats=1, seconds=10, async_fallback=True)
+                )
+            )
+        await asyncio.sleep(0)
+    assert retry.health().running == 0
+    for call in calls:
+        await asyncio.wait({call})
+        if error := call.exception():
+            assert isinstance(error, NotRunning | BackendError)
+            assert isinstance(error.__cause__, ValueError)
+        else:
+            given.append(call.result())
+    await asyncio.sleep(100)
+    for cid in given:
+        assert (await retry.get(cid)).reason is not None
+
+
+@virtual
 @graces
 async def test_I7_each_undelivered_callback_gets_one_attempt(grace: float) -> None:
     """Callbacks that waited for their next attempt were given up without one."""
@@ -246,6 +298,70 @@ async def test_I7_callbacks_cannot_hold_up_the_exit(
     assert settled == 0
     assert retry.health().running == 0
     await asyncio.sleep(1e4)
+
+
+@virtual
+@graces
+async def test_I7_a_queue_of_callbacks_that_fail_or_hang(grace: float) -> None:
+    """One after the other had its five seconds; healthy ones behind them were never called."""
+    told: list[str] = []
+
+    async def odd(outcome: CallbackPayload) -> None:
+        if outcome.context == "fails":
+            raise ValueError("no")
+        await asyncio.sleep(1e4)
+
+    async def fine(outcome: CallbackPayload) -> None:
+        told.append(outcome.call_cid)
+
+    services = ServiceRegistry()
+    services.register("target", Failing().call)
+    services.register("odd", odd)
+    services.register("fine", fine)
+    policy = RetryPolicy(repeats=1_000, seconds=1)
+    retry = InvokeRetry(services, grace=grace, callback_policy=policy, max_running=8)
+    async with retry:
+        well: set[str] = set()
+        for n in range(40):
+            context, callback = (("hangs", "odd"), ("fails", "odd"), (None, "fine"))[n % 3]
+            cid = await retry.invoke_async(
+                "target", repeats=0, seconds=0, callback=callback, context=context
+            )
+            if callback == "fine":
+                well.add(cid)
+        if grace:
+            await asyncio.sleep(1)
+    assert now() <= 1 + grace + 5
+    assert well == set(told)
+    counts = await retry.counts()
+    assert counts["failed"] == len(well)
+    assert counts["dead"] + counts["notifying"] == 40 - len(well)
+    assert retry.health().running == 0
+
+
+@virtual
+@graces
+async def test_I7_a_callback_that_takes_too_long_is_cut_off(grace: float) -> None:
+    """Left for good, and named as undelivered, it was delivered after all some seconds later."""
+    ends: list[tuple[str, float]] = []
+
+    async def slow(outcome: dict[str, Any]) -> None:
+        try:
+            await asyncio.sleep(grace + 7)
+        except asyncio.CancelledError:
+            ends.append(("cut off", now()))
+            raise
+        ends.append(("delivered", now()))
+
+    services, _ = registry(target=Failing().call)
+    services.register("slow", slow)
+    retry = InvokeRetry(services, grace=grace)
+    async with retry:
+        await retry.invoke_async("target", repeats=0, seconds=0, callback="slow")
+    assert [how for how, _ in ends] == ["cut off"]
+    assert ends[0][1] <= grace + 5
+    await asyncio.sleep(100)
+    assert len(ends) == 1
 
 
 @virtual
