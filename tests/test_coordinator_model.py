@@ -471,7 +471,7 @@ class Use(RuleBasedStateMachine):
 
     async def _resubmit(self, cid: str, job: Job) -> None:
         old = await self.retry.get(cid)
-        if old.state not in ("failed", "cancelled", "dead") or old.ok:
+        if old.ok is not False:
             with pytest.raises(InvalidState):
                 await self.retry.resubmit(cid)
         elif await self.is_full():

@@ -261,7 +261,7 @@ async def test_B10_a_fault_in_a_decision_from_outside(monkeypatch: pytest.Monkey
     cid = await retry.invoke_async("failing", repeats=1, seconds=1_000, callback="told")
     await asyncio.sleep(1)
     with monkeypatch.context() as patch:
-        Fault((Slots, "take"), 1).patch(patch)
+        Fault((Slots, "retake"), 1).patch(patch)
         with pytest.raises(RuntimeError, match="a fault inside"):
             await retry.cancel(cid)
         await asyncio.sleep(1)
