@@ -21,9 +21,11 @@ from invoke_retry.backends.base import (
     T,
     Transition,
 )
-from invoke_retry.backends.sqlite import files
+from invoke_retry.backends.sqlite import claims, files
+from invoke_retry.backends.sqlite.claims import Look
 from invoke_retry.backends.sqlite.rows import Stored
-from invoke_retry.backends.sqlite.store import Look, Settings, Store
+from invoke_retry.backends.sqlite.store import Settings, Store
+from invoke_retry.backends.sqlite.upkeep import Upkeep
 from invoke_retry.backends.sqlite.writer import Job, Writer
 from invoke_retry.clock import Clock
 from invoke_retry.durations import Duration, seconds_of, shown
@@ -144,8 +146,10 @@ class SQLiteBackend(Backend):
         )  # fmt: skip
         self._clock, self._pid = clock, os.getpid()
         self._store = Store(settings, clock, works=runner is not None)
+        self._upkeep = Upkeep(self._store)
         self._writer = Writer(
             self._store,
+            self._upkeep,
             clock,
             on_news=self._on_news,
             on_long_log=self._on_long_log,
@@ -204,7 +208,7 @@ class SQLiteBackend(Backend):
         if room <= 0 or not demand:
             return
         self._is_looking, self._may_be_due = True, False
-        self._submit(lambda store: store.look(demand, room), self._looked)
+        self._submit(lambda store: claims.look(store, demand, room), self._looked)
 
     def _looked(self, look: Look | None, error: Exception | None) -> None:
         self._is_looking = False
@@ -245,7 +249,7 @@ class SQLiteBackend(Backend):
             return
         after = before.copy()
         machine.release(after, self._time.monotonic())
-        self._submit(lambda store: store.apply(claim.row, before, after), _ignore)
+        self._submit(lambda store: claims.apply(store, claim.row, before, after), _ignore)
 
     def _set_timer(self, when: float) -> None:
         if when >= self._timer_at or self._is_closed:
@@ -272,8 +276,9 @@ class SQLiteBackend(Backend):
             self._tidy_later(_TIDY_SECONDS / 10)
             return
         self._is_looking = True
+        upkeep = self._upkeep
         room, held, known = runner.room(), dict(self._held), tuple(runner.services)
-        self._submit(lambda store: store.tidy(known, room, held), self._tidied)
+        self._submit(lambda _: upkeep.tidy(known, room, held), self._tidied)
 
     def _tidied(self, found: Look | None, error: Exception | None) -> None:
         self._is_looking = False
@@ -369,7 +374,8 @@ class SQLiteBackend(Backend):
             machine.start(record, self._time.utc())
             self._held[record.cid] = record.token
         kept: tuple[int, Record] = await self._do(
-            lambda store: store.accept(record), then=partial(self._accepted, record, is_taken)
+            lambda store: claims.accept(store, record),
+            then=partial(self._accepted, record, is_taken),
         )
         return kept[1]
 
@@ -403,7 +409,7 @@ class SQLiteBackend(Backend):
         after = before.copy()
         transition(after, *args, **kwargs)
         kept: bool = await self._do(
-            lambda store: store.apply(row, before, after),
+            lambda store: claims.apply(store, row, before, after),
             then=partial(self._applied, claim, after),
         )
         return kept
@@ -433,7 +439,7 @@ class SQLiteBackend(Backend):
         self, cid: str, transition: Transition[T], *args: T.args, **kwargs: T.kwargs
     ) -> Record:
         record: Record = await self._do(
-            lambda store: store.amend(cid, lambda each: transition(each, *args, **kwargs)),
+            lambda store: claims.amend(store, cid, lambda each: transition(each, *args, **kwargs)),
             then=self._amended,
         )
         return record

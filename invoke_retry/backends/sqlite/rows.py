@@ -43,6 +43,12 @@ _COLUMNS: Final = (*_FIXED, *_LIVE)
 _EXPECTED: Final = tuple(_TYPES.get(name, _TEXT + _NULL) for name in _COLUMNS)
 
 COLUMNS: Final = ", ".join(("id", *_COLUMNS))
+READY: Final = "state IN ('waiting', 'notifying') AND due IS NOT NULL"
+KEPT: Final = "state IN ('parked', 'dead', 'succeeded', 'failed', 'cancelled')"
+SPOILT: Final = (
+    "state NOT IN ('waiting', 'running', 'notifying', 'parked', 'dead', 'succeeded', 'failed', "
+    "'cancelled') OR typeof(due) IN ('text', 'blob')"
+)
 _INSERT: Final = (
     f"INSERT INTO invocation ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
 )

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from invoke_retry.backends.sqlite.files import beside
+from invoke_retry.backends.sqlite.rows import KEPT, READY, SPOILT
 from invoke_retry.errors import BackendError
 
 APPLICATION = 0x49525459  # "IRTY": what a file of ours says in its header
@@ -60,17 +61,13 @@ _MIGRATIONS: tuple[tuple[str, ...], ...] = (
             ended_at REAL NOT NULL, error_type TEXT, error_message TEXT, traceback TEXT,
             PRIMARY KEY (id, number)
         ) WITHOUT ROWID""",
-        """CREATE INDEX ready ON invocation (service, due)
-            WHERE state IN ('waiting', 'notifying') AND due IS NOT NULL""",
-        """CREATE INDEX kept ON invocation (due)
-            WHERE state IN ('parked', 'dead', 'succeeded', 'failed', 'cancelled')""",
+        f"CREATE INDEX ready ON invocation (service, due) WHERE {READY}",
+        f"CREATE INDEX kept ON invocation (due) WHERE {KEPT}",
         """CREATE INDEX parked ON invocation (service) WHERE state = 'parked'""",
         """CREATE INDEX deadline ON invocation (deadline) WHERE deadline IS NOT NULL""",
         """CREATE INDEX held ON invocation (owner) WHERE owner IS NOT NULL""",
         # always empty, unless somebody else has written to the file
-        """CREATE INDEX spoilt ON invocation (id) WHERE state NOT IN ('waiting', 'running',
-            'notifying', 'parked', 'dead', 'succeeded', 'failed', 'cancelled')
-            OR typeof(due) IN ('text', 'blob')""",
+        f"CREATE INDEX spoilt ON invocation (id) WHERE {SPOILT}",
         """CREATE TABLE total (state TEXT PRIMARY KEY, number INTEGER NOT NULL) WITHOUT ROWID""",
         """CREATE TABLE worker (
             seat INTEGER PRIMARY KEY, pid INTEGER NOT NULL, beat INTEGER NOT NULL,

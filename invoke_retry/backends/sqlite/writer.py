@@ -16,6 +16,7 @@ from typing import Any
 
 from invoke_retry.backends.sqlite import schema
 from invoke_retry.backends.sqlite.store import Store
+from invoke_retry.backends.sqlite.upkeep import Upkeep
 from invoke_retry.clock import Clock
 from invoke_retry.errors import BackendError, InvokeRetryError
 
@@ -72,6 +73,7 @@ class Writer:
     def __init__(
         self,
         store: Store,
+        upkeep: Upkeep,
         clock: Clock,
         *,
         on_news: Callable[[], None],
@@ -79,6 +81,7 @@ class Writer:
         services: Collection[str] | None,
     ) -> None:
         self._store = store
+        self._upkeep = upkeep
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._on_news = on_news
@@ -179,7 +182,7 @@ class Writer:
         try:
             if self._services is not None and now >= self._beat_at:
                 with self._store.transaction():
-                    self._store.beat(tuple(self._services))
+                    self._upkeep.beat(tuple(self._services))
                 self._beat_at = now + self._store.settings.lease / 3
             if self._store.others_wrote():
                 self._tell(self._on_news)

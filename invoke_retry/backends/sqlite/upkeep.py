@@ -1,0 +1,175 @@
+"""What is done from time to time: signs of life, and work that nobody does any more."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Mapping
+
+from invoke_retry import machine
+from invoke_retry.backends.sqlite import rows
+from invoke_retry.backends.sqlite.claims import Look
+from invoke_retry.backends.sqlite.files import FileLock, beside
+from invoke_retry.backends.sqlite.rows import COLUMNS, KEPT, READY, SPOILT, Stored
+from invoke_retry.backends.sqlite.store import NOBODY, Store
+from invoke_retry.models import Reason, State
+from invoke_retry.record import FINAL, Record
+
+
+class Upkeep:
+    """Keeps a store in order, and remembers what it saw the last time.
+
+    Args:
+        store: What is kept.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._beats: dict[int, tuple[int, float]] = {}
+        self._known: frozenset[str] = frozenset()
+        self._parked_before = 0.0
+
+    def beat(self, services: Iterable[str]) -> None:
+        """Say that this process is alive, and what it can run."""
+        db = self._store.db
+        beaten = db.execute(
+            "UPDATE worker SET beat = beat + 1, services = ? WHERE seat = ?",
+            (json.dumps(sorted(services)), self._store.seat),
+        )
+        if beaten.rowcount != 1:  # others have taken us for dead
+            self._store.sit_down(db, services)
+        self._store.set_meta(db, last_time=self._store.now, last_utc=self._store.clock.utc())
+
+    def _orphans(self, limit: int, held: Mapping[str, int]) -> list[Stored]:
+        """Take over what dead processes held."""
+        db = self._store.db
+        if not self._store.settings.alone:
+            self._find_the_dead(db)
+        if self._store.is_doubtful:
+            self._let_go_of_what_nobody_holds(db, held)
+        found = db.execute(
+            f"SELECT {COLUMNS} FROM invocation WHERE owner IS NOT NULL "
+            "AND owner NOT IN (SELECT seat FROM worker) LIMIT ?",
+            (limit,),
+        ).fetchall()
+        taken: list[Stored] = []
+        for stored in filter(None, map(self._store.load, found)):
+            after = stored.record.copy()
+            machine.take_over(after)
+            if self._store.write(stored, after):
+                taken.append(Stored(stored.id, after, self._store.seat))
+        return taken
+
+    def _find_the_dead(self, db: sqlite3.Connection) -> None:
+        now = self._store.clock.monotonic()
+        others = db.execute("SELECT seat, beat FROM worker WHERE seat <> ?", (self._store.seat,))
+        for seat, beat in others.fetchall():
+            known = self._beats.get(seat)
+            if known is None or known[0] != beat:
+                self._beats[seat] = beat, now
+            elif now - known[1] > self._store.settings.lease:  # paused, perhaps for ever
+                db.execute("DELETE FROM worker WHERE seat = ?", (seat,))
+                continue
+            lock = FileLock(beside(self._store.settings.path, f"-seat{seat}"))
+            try:
+                if lock.try_to_take():
+                    db.execute("DELETE FROM worker WHERE seat = ?", (seat,))
+                    db.execute("UPDATE invocation SET owner = ? WHERE owner = ?", (NOBODY, seat))
+            finally:
+                lock.close()
+
+    def _let_go_of_what_nobody_holds(self, db: sqlite3.Connection, held: Mapping[str, int]) -> None:
+        """A write whose commit failed may have been made all the same; nothing came of it."""
+        self._store.is_doubtful = False
+        ours = db.execute(f"SELECT {COLUMNS} FROM invocation WHERE owner = ?", (self._store.seat,))
+        for stored in filter(None, map(self._store.load, ours.fetchall())):
+            if stored.record.cid not in held:
+                after = stored.record.copy()
+                machine.release(after, self._store.clock.monotonic())
+                self._store.write(stored, after)
+
+    def tidy(self, known: Iterable[str], room: int, held: Mapping[str, int]) -> Look:
+        """Take over from the dead, end what has waited too long, forget what was kept long enough.
+
+        Args:
+            known: The services that can be run here.
+            room: How many records of dead processes may be taken over.
+            held: What this process holds: tokens by cid.
+        """
+        look = Look()
+        services = frozenset(known)
+        if services - self._known:
+            # what was parked until now may be what these can run
+            self._known, self._parked_before = services, self._store.now
+        self._park_the_spoilt()
+        self._pass_deadlines(look.ended)
+        self._prune(look.ended)
+        self._park_unknown(services)
+        self._unpark(services)
+        look.taken.extend(self._orphans(room, held))
+        return look
+
+    def _park_the_spoilt(self) -> None:
+        for row in self._store.page(SPOILT):
+            self._store.park_damaged(row, "its row was spoilt")
+
+    def _pass_deadlines(self, ended: list[Record]) -> None:
+        for stored in self._store.loaded("deadline IS NOT NULL AND deadline <= ?", self._store.now):
+            self._end(stored, "deadline", ended)
+
+    def _prune(self, ended: list[Record]) -> None:
+        db = self._store.db
+        for row in self._store.page(f"{KEPT} AND due <= ?", self._store.now):
+            state: State = row[_STATE]
+            if state in FINAL or state == "dead":
+                rows.delete(db, row[0])
+            elif (stored := self._store.load(row)) is None:
+                continue
+            elif stored.record.outcome is None:
+                self._end(stored, "parked", ended)
+            else:
+                after = stored.record.copy()
+                machine.bury(after, None)
+                self._store.write(stored, after)
+
+    def _end(self, stored: Stored, reason: Reason, ended: list[Record]) -> None:
+        after = stored.record.copy()
+        machine.end(after, self._store.clock.monotonic(), reason, self._store.clock.utc())
+        self._store.write(stored, after)
+        ended.append(after)
+
+    def _park_unknown(self, known: frozenset[str]) -> None:
+        """Park what is due and what no living process can run."""
+        db, now = self._store.db, self._store.now
+        with_work = db.execute(
+            f"WITH RECURSIVE each(name) AS (SELECT min(service) FROM invocation WHERE {READY} "
+            "UNION ALL SELECT (SELECT min(service) FROM invocation "
+            f"WHERE {READY} AND service > each.name) FROM each WHERE each.name IS NOT NULL) "
+            "SELECT name FROM each WHERE name IS NOT NULL"
+        ).fetchall()
+        unknown = [name for (name,) in with_work if name not in known]
+        if not unknown:
+            return
+        elsewhere = db.execute("SELECT services FROM worker").fetchall()
+        runnable = {name for (services,) in elsewhere for name in json.loads(services)}
+        for name in unknown:
+            if name in runnable:
+                continue
+            for stored in self._store.loaded(f"service = ? AND {READY} AND due <= ?", name, now):
+                after = stored.record.copy()
+                machine.park(after, f"no service is named {name!r} here")
+                self._store.write(stored, after)
+
+    def _unpark(self, known: frozenset[str]) -> None:
+        """Try again, once, what was parked before this process came or learned new services."""
+        before = self._parked_before + self._store.settings.park_for
+        for name in known:
+            for stored in self._store.loaded(
+                "state = 'parked' AND service = ? AND due < ?", name, before
+            ):
+                after = stored.record.copy()
+                machine.unpark(after, self._store.clock.monotonic())
+                self._store.write(stored, after)
+
+
+_STATE = COLUMNS.split(", ").index("state")
