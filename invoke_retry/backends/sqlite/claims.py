@@ -116,19 +116,18 @@ def _take(store: Store, row: tuple[Any, ...], look: Look) -> None:
     if stored is None:
         return
     monotonic, utc = store.clock.monotonic(), store.clock.utc()
-    after = stored.record.copy()
-    if (deadline := after.deadline) is not None and deadline <= monotonic:
-        machine.end(after, monotonic, "deadline", utc)
-        look.ended.append(after)
-    elif after.outcome is None:
-        machine.start(after, utc)
+    deadline = stored.record.deadline
+    if deadline is not None and deadline <= monotonic:
+        after = store.change(stored, lambda each: machine.end(each, monotonic, "deadline", utc))
+        if after is not None:
+            look.ended.append(after)
+            look.is_more = True  # its callback is due at once
+    elif stored.record.outcome is None:
+        after = store.change(stored, lambda each: machine.start(each, utc))
     else:
-        machine.deliver(after)
-    store.write(stored, after)
-    if after.due is None:
+        after = store.change(stored, machine.deliver)
+    if after is not None and after.due is None:
         look.taken.append(Stored(stored.id, after, store.seat))
-    else:  # it ended, and its callback is due at once
-        look.is_more = True
 
 
 _DUE = COLUMNS.split(", ").index("due")

@@ -11,7 +11,7 @@ import json
 import os
 import sqlite3
 from collections import Counter
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import count
@@ -24,6 +24,7 @@ from invoke_retry.backends.sqlite.files import FileLock, beside
 from invoke_retry.backends.sqlite.rows import COLUMNS, Stored, Unreadable
 from invoke_retry.clock import Clock, boot_id
 from invoke_retry.errors import InvocationNotFound
+from invoke_retry.machine import IllegalTransition
 from invoke_retry.record import FINAL, Record
 
 PAGE = 500
@@ -258,6 +259,16 @@ class Store:
         if isinstance(row[_STATE], str):
             self.moved[row[_STATE]] -= 1
         self.moved["parked"] += 1
+
+    def change(self, stored: Stored, transition: Callable[[Record], None]) -> Record | None:
+        """Make a transition that the record's row calls for; None if it does not allow it."""
+        after = stored.record.copy()
+        try:
+            transition(after)
+        except IllegalTransition as error:  # somebody has changed its row
+            self.park_damaged(self.row(after.cid), str(error))
+            return None
+        return after if self.write(stored, after) else None
 
     def write(self, stored: Stored, after: Record) -> bool:
         """Write what a transition has made of a record; False if it is another one meanwhile."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Mapping
+from functools import partial
 
 from invoke_retry import machine
 from invoke_retry.backends.sqlite import rows
@@ -54,9 +55,8 @@ class Upkeep:
         ).fetchall()
         taken: list[Stored] = []
         for stored in filter(None, map(self._store.load, found)):
-            after = stored.record.copy()
-            machine.take_over(after)
-            if self._store.write(stored, after):
+            after = self._store.change(stored, machine.take_over)
+            if after is not None:
                 taken.append(Stored(stored.id, after, self._store.seat))
         return taken
 
@@ -84,9 +84,8 @@ class Upkeep:
         ours = db.execute(f"SELECT {COLUMNS} FROM invocation WHERE owner = ?", (self._store.seat,))
         for stored in filter(None, map(self._store.load, ours.fetchall())):
             if stored.record.cid not in held:
-                after = stored.record.copy()
-                machine.release(after, self._store.clock.monotonic())
-                self._store.write(stored, after)
+                now = self._store.clock.monotonic()
+                self._store.change(stored, partial(machine.release, due=now))
 
     def tidy(self, known: Iterable[str], room: int, held: Mapping[str, int]) -> Look:
         """Take over from the dead, end what has waited too long, forget what was kept long enough.
@@ -128,15 +127,13 @@ class Upkeep:
             elif stored.record.outcome is None:
                 self._end(stored, "parked", ended)
             else:
-                after = stored.record.copy()
-                machine.bury(after, None)
-                self._store.write(stored, after)
+                self._store.change(stored, partial(machine.bury, error=None))
 
     def _end(self, stored: Stored, reason: Reason, ended: list[Record]) -> None:
-        after = stored.record.copy()
-        machine.end(after, self._store.clock.monotonic(), reason, self._store.clock.utc())
-        self._store.write(stored, after)
-        ended.append(after)
+        now, utc = self._store.clock.monotonic(), self._store.clock.utc()
+        after = self._store.change(stored, lambda each: machine.end(each, now, reason, utc))
+        if after is not None:
+            ended.append(after)
 
     def _park_unknown(self, known: frozenset[str]) -> None:
         """Park what is due and what no living process can run."""
@@ -156,9 +153,8 @@ class Upkeep:
             if name in runnable:
                 continue
             for stored in self._store.loaded(f"service = ? AND {READY} AND due <= ?", name, now):
-                after = stored.record.copy()
-                machine.park(after, f"no service is named {name!r} here")
-                self._store.write(stored, after)
+                because = f"no service is named {name!r} here"
+                self._store.change(stored, partial(machine.park, because=because))
 
     def _unpark(self, known: frozenset[str]) -> None:
         """Try again, once, what was parked before this process came or learned new services."""
@@ -167,9 +163,8 @@ class Upkeep:
             for stored in self._store.loaded(
                 "state = 'parked' AND service = ? AND due < ?", name, before
             ):
-                after = stored.record.copy()
-                machine.unpark(after, self._store.clock.monotonic())
-                self._store.write(stored, after)
+                now = self._store.clock.monotonic()
+                self._store.change(stored, partial(machine.unpark, due=now))
 
 
 _STATE = COLUMNS.split(", ").index("state")
