@@ -39,24 +39,23 @@ def accept(store: Store, record: Record) -> tuple[int, Record]:
         BackendFull: There are `max_waiting` unfinished ones.
     """
     limit = store.settings.max_waiting
+    is_full = limit is not None and store.unfinished() >= limit
+    row = None if is_full else rows.insert(store.db, record, store.seat, store.shift)
+    if row is not None:
+        store.moved[record.state] += 1
+        return row, record
     try:
         known = store.find(record.cid)
     except Unreadable as error:
-        raise BackendError(
-            f"it is known already, and cannot be read: {error}", record.cid
-        ) from error
+        text = f"it is known already, and cannot be read: {error}"
+        raise BackendError(text, record.cid) from error
     except InvocationNotFound:
-        if limit is not None and store.unfinished() >= limit:
-            raise BackendFull(
-                f"{limit:,} invocations are unfinished, which is max_waiting; nothing was "
-                "accepted: try again later, or raise max_waiting",
-                record.cid,
-            ) from None
-    else:
-        return known.id, known.record
-    row = rows.insert(store.db, record, store.seat, store.shift)
-    store.moved[record.state] += 1
-    return row, record
+        raise BackendFull(
+            f"{limit:,} invocations are unfinished, which is max_waiting; nothing was accepted: "
+            "try again later, or raise max_waiting",
+            record.cid,
+        ) from None
+    return known.id, known.record
 
 
 def apply(store: Store, row: int, before: Record, after: Record) -> bool:

@@ -26,7 +26,6 @@ _LIVE: Final = (
     "attempt_at", "first_at", "reason", "outcome_at", "response_omitted", "error_type",
     "error_message", "delivery_error_type", "delivery_error_message", "parked_because",
 )  # fmt: skip
-_BODIES: Final = ("payload", "context", "response")
 
 _STATES: frozenset[str] = frozenset(get_args(State))
 _REASONS: frozenset[str] = frozenset(get_args(Reason))
@@ -50,7 +49,8 @@ SPOILT: Final = (
     "'cancelled') OR typeof(due) IN ('text', 'blob')"
 )
 _INSERT: Final = (
-    f"INSERT INTO invocation ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
+    f"INSERT INTO invocation ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))}) "
+    "ON CONFLICT (cid) DO NOTHING"
 )
 _UPDATE: Final = (
     f"UPDATE invocation SET {', '.join(f'{name} = ?' for name in _LIVE)} "
@@ -70,17 +70,18 @@ class Stored(NamedTuple):
     owner: int | None
 
 
-def insert(db: sqlite3.Connection, record: Record, owner: int, shift: float) -> int:
-    """Write a new record; its row's id."""
+def insert(db: sqlite3.Connection, record: Record, owner: int, shift: float) -> int | None:
+    """Write a new record: its row's id, or None if there is one of that cid."""
     fixed = (
         record.cid, record.target, record.callback, record.source, record.orig_cid,
         _policy_text(record.policy), record.created_at, record.resubmit_of,
     )  # fmt: skip
-    row = db.execute(_INSERT, fixed + _live(record, owner, shift)).lastrowid
-    assert row is not None
-    for kind, json in (("payload", record.payload), ("context", record.context)):
-        if json is not None:
-            db.execute("INSERT INTO body VALUES (?, ?, ?)", (row, kind, json))
+    inserted = db.execute(_INSERT, fixed + _live(record, owner, shift))
+    row = inserted.lastrowid
+    if inserted.rowcount != 1 or row is None:
+        return None
+    if record.payload is not None or record.context is not None:
+        db.execute("INSERT INTO request VALUES (?, ?, ?)", (row, record.payload, record.context))
     _insert_attempts(db, row, record, 0)
     return row
 
@@ -99,15 +100,14 @@ def update(db: sqlite3.Connection, stored: Stored, after: Record, owner: int, sh
     if after.history:
         _insert_attempts(db, row, after, before.history[-1].number if before.history else 0)
     if before.outcome is None and after.outcome is not None and after.outcome.response is not None:
-        db.execute(
-            "INSERT OR REPLACE INTO body VALUES (?, 'response', ?)", (row, after.outcome.response)
-        )
+        response = (row, after.outcome.response)
+        db.execute("INSERT OR REPLACE INTO response VALUES (?, ?)", response)
     return True
 
 
 def delete(db: sqlite3.Connection, row: int) -> None:
     """Forget a record for good."""
-    for table in ("invocation", "body", "attempt"):
+    for table in ("invocation", "request", "response", "attempt"):
         db.execute(f"DELETE FROM {table} WHERE id = ?", (row,))
 
 
@@ -140,10 +140,10 @@ def _load(db: sqlite3.Connection, row: tuple[Any, ...], shift: float, history: i
     ) = row  # fmt: skip
     if state not in _STATES or (reason is not None and reason not in _REASONS):
         raise ValueError(f"state is {state}, reason is {reason}")
-    bodies = _load_bodies(db, number)
+    payload, context, response = _load_json(db, number)
     record = Record(
-        CorrelationId(cid), target, callback, source, orig_cid, bodies.get("payload"),
-        bodies.get("context"), _policy(policy), created_at, began - shift, 0.0,
+        CorrelationId(cid), target, callback, source, orig_cid, payload, context,
+        _policy(policy), created_at, began - shift, 0.0,
         resubmit_of=None if resubmit_of is None else CorrelationId(resubmit_of),
     )  # fmt: skip
     record.state = state
@@ -156,7 +156,7 @@ def _load(db: sqlite3.Connection, row: tuple[Any, ...], shift: float, history: i
         record.outcome = Outcome(
             cast("Reason", reason),
             outcome_at,
-            bodies.get("response"),
+            response,
             response_omitted,
             _failure(error_type, error_message),
         )
@@ -228,13 +228,18 @@ def _load_attempts(db: sqlite3.Connection, row: int, limit: int) -> tuple[PastAt
     return tuple(history)
 
 
-def _load_bodies(db: sqlite3.Connection, row: int) -> dict[str, bytes]:
-    bodies: dict[str, bytes] = {}
-    for kind, json in db.execute("SELECT kind, json FROM body WHERE id = ?", (row,)):
-        if kind in _BODIES:
-            from_json(json)  # what is no JSON is found here, not by whoever is given it
-            bodies[kind] = bytes(json)
-    return bodies
+def _load_json(db: sqlite3.Connection, row: int) -> tuple[bytes | None, ...]:
+    """Payload, context and response; what is no JSON is found here, not by whoever is given it."""
+    request = db.execute("SELECT payload, context FROM request WHERE id = ?", (row,)).fetchone()
+    response = db.execute("SELECT response FROM response WHERE id = ?", (row,)).fetchone()
+    return tuple(_json(data) for data in (*(request or (None, None)), *(response or (None,))))
+
+
+def _json(data: Any) -> bytes | None:
+    if data is not None:
+        from_json(data)
+        data = bytes(data)
+    return cast("bytes | None", data)
 
 
 def _failure(name: str | None, message: str | None, traceback: str | None = None) -> Failure | None:

@@ -53,9 +53,8 @@ _MIGRATIONS: tuple[tuple[str, ...], ...] = (
             parked_because TEXT
         )""",
         # JSON is kept apart, so that a change of state does not write it again
-        """CREATE TABLE body (
-            id INTEGER NOT NULL, kind TEXT NOT NULL, json BLOB NOT NULL, PRIMARY KEY (id, kind)
-        ) WITHOUT ROWID""",
+        """CREATE TABLE request (id INTEGER PRIMARY KEY, payload BLOB, context BLOB)""",
+        """CREATE TABLE response (id INTEGER PRIMARY KEY, response BLOB)""",
         """CREATE TABLE attempt (
             id INTEGER NOT NULL, number INTEGER NOT NULL, started_at REAL NOT NULL,
             ended_at REAL NOT NULL, error_type TEXT, error_message TEXT, traceback TEXT,
