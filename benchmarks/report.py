@@ -10,7 +10,16 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
-PACKAGES = ("invoke-retry", "anyio", "pydantic", "tenacity", "stamina", "nopanic")
+PACKAGES = (
+    "invoke-retry",
+    "anyio",
+    "pydantic",
+    "tenacity",
+    "stamina",
+    "nopanic",
+    "aiosqlite",
+    "huey",
+)
 
 
 @dataclass(frozen=True)

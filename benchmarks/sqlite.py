@@ -1,0 +1,250 @@
+"""The SQLite store with a sync for each commit: how much it accepts and runs, and what it holds.
+
+    python -m benchmarks.sqlite process FILE SECONDS
+    python -m benchmarks.sqlite start FILE
+
+are the processes that the shared file and the start are measured with.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from benchmarks.background import CONTEXT, PAYLOAD, Inbox, deliver
+from benchmarks.report import Budget, Row
+from benchmarks.size import resident_bytes
+from invoke_retry import InvokeRetry, ServiceRegistry
+from invoke_retry.backends import SQLiteBackend
+
+IN_FLIGHT = 50
+PROCESS_SECONDS = 4.0
+
+Rate = Callable[[Path, int], Awaitable[float]]
+"""How many a second, of so many, on a file in that folder."""
+
+
+def coordinator(file: Path, inbox: Inbox, *, work: bool = True) -> InvokeRetry:
+    services = ServiceRegistry()
+    services.register("deliver", deliver)
+    services.register("take", inbox.take)
+    return InvokeRetry(services, backend=SQLiteBackend(file), work=work)
+
+
+async def submit(retry: InvokeRetry) -> None:
+    await retry.invoke_async(
+        "deliver", PAYLOAD, repeats=3, seconds=1, callback="take", context=CONTEXT
+    )
+
+
+async def in_flight(number: int, one: Callable[[], Awaitable[object]]) -> float:
+    """How many a second, with so many awaited at once."""
+    left = iter(range(number))
+
+    async def caller() -> None:
+        for _ in left:
+            await one()
+
+    began = time.perf_counter()
+    async with asyncio.TaskGroup() as group:
+        for _ in range(IN_FLIGHT):
+            group.create_task(caller())
+    return number / (time.perf_counter() - began)
+
+
+async def accepted(folder: Path, number: int) -> float:
+    async with coordinator(folder / "accepted.db", Inbox(), work=False) as retry:
+        return await in_flight(number, lambda: submit(retry))
+
+
+async def called_back(folder: Path, number: int) -> float:
+    inbox = Places(IN_FLIGHT)
+    async with coordinator(folder / "called_back.db", inbox) as retry:
+
+        async def one() -> None:
+            await inbox.free.acquire()
+            await submit(retry)
+
+        inbox.expected = number
+        began = time.perf_counter()
+        await in_flight(number, one)
+        await inbox.complete.wait()
+        return number / (time.perf_counter() - began)
+
+
+class Places(Inbox):
+    """An inbox that has so many invocations under way."""
+
+    def __init__(self, places: int) -> None:
+        super().__init__()
+        self.free = asyncio.Semaphore(places)
+
+    async def take(self, outcome: dict[str, Any]) -> None:
+        self.free.release()
+        await super().take(outcome)
+
+
+async def inserted_by_aiosqlite(folder: Path, number: int) -> float:
+    aiosqlite: Any = import_module("aiosqlite")
+    async with aiosqlite.connect(folder / "aiosqlite.db", isolation_level=None) as db:
+        await db.execute("PRAGMA journal_mode = WAL")
+        await db.execute("PRAGMA synchronous = FULL")
+        await db.execute("CREATE TABLE job (id INTEGER PRIMARY KEY, payload TEXT, context TEXT)")
+        values = json.dumps(PAYLOAD), json.dumps(CONTEXT)
+        insert = "INSERT INTO job (payload, context) VALUES (?, ?)"
+        return await in_flight(number, lambda: db.execute(insert, values))
+
+
+async def enqueued_by_huey(folder: Path, number: int) -> float:
+    huey: Any = import_module("huey").SqliteHuey(filename=str(folder / "huey.db"), fsync=True)
+    task = huey.task()(_enqueued)
+    began = time.perf_counter()
+    for _ in range(number):
+        task(PAYLOAD)
+    return number / (time.perf_counter() - began)
+
+
+def _enqueued(order: dict[str, Any]) -> dict[str, Any]:
+    return order
+
+
+async def rates(cases: dict[str, Rate], number: int, rounds: int) -> dict[str, list[float]]:
+    found: dict[str, list[float]] = {name: [] for name in cases}
+    for _ in range(rounds):
+        for name, case in cases.items():
+            with tempfile.TemporaryDirectory() as folder:
+                found[name].append(await case(Path(folder), number))
+    return found
+
+
+def together(processes: int) -> float:
+    """Callbacks a second of so many processes on one file."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = str(Path(folder) / "shared.db")
+        command = [sys.executable, "-m", "benchmarks.sqlite", "process", file, str(PROCESS_SECONDS)]
+        running = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(processes)]
+        return sum(float(process.communicate()[0]) for process in running)
+
+
+async def busy(file: Path, seconds: float) -> float:
+    """One of several processes: accept and run for a while."""
+    inbox = Places(IN_FLIGHT)
+    async with coordinator(file, inbox) as retry:
+        inbox.expected = sys.maxsize
+        began = time.perf_counter()
+
+        async def caller() -> None:
+            while time.perf_counter() < began + seconds:
+                await inbox.free.acquire()
+                await submit(retry)
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(IN_FLIGHT):
+                group.create_task(caller())
+    return (sys.maxsize - inbox.expected) / (time.perf_counter() - began)
+
+
+async def fill(file: Path, number: int) -> None:
+    """Have one accepted, due in a year, and write it again and again."""
+    import sqlite3
+
+    async with coordinator(file, Inbox(), work=False) as retry:
+        await submit(retry)
+    with sqlite3.connect(file) as db:
+        names: list[str] = [row[1] for row in db.execute("PRAGMA table_info (invocation)")]
+        changed = {"id": "n", "cid": "substr(cid, 1, 3) || printf('%025d', n)", "due": "due + 3e7"}
+        columns = ", ".join(changed.get(name, name) for name in names)
+        numbers = (
+            f"WITH RECURSIVE c(n) AS (SELECT 2 UNION ALL SELECT n + 1 FROM c WHERE n <= {number})"
+        )
+        db.execute(
+            f"{numbers} INSERT INTO invocation SELECT {columns} FROM c, invocation WHERE id = 1"
+        )
+        db.execute(
+            f"{numbers} INSERT INTO request SELECT n, payload, context FROM c, request WHERE id = 1"
+        )
+        db.execute("UPDATE total SET number = (SELECT count(*) FROM invocation)")
+        db.execute("DELETE FROM invocation WHERE id = 1")
+    db.close()
+
+
+async def start(file: Path) -> tuple[float, float]:
+    """Seconds and bytes until a coordinator has opened a store, and done something with it."""
+    before = resident_bytes()
+    began = time.perf_counter()
+    async with coordinator(file, Inbox()) as retry:
+        await submit(retry)
+        took = time.perf_counter() - began
+        await asyncio.sleep(3)  # what comes later takes memory, too
+        return took, resident_bytes() - before
+
+
+def sqlite(rounds: int, number: int) -> list[Row]:
+    cases: dict[str, Rate] = {"accepted": accepted, "called back": called_back}
+    for name, case in (("aiosqlite", inserted_by_aiosqlite), ("huey", enqueued_by_huey)):
+        try:
+            import_module(name)
+        except ImportError:
+            continue
+        cases[name] = case
+    found = asyncio.run(rates(cases, 2_000, rounds))
+    medians = {name: statistics.median(values) for name, values in found.items()}
+
+    def ratio(a: str, b: str) -> float:
+        return statistics.median(x / y for x, y in zip(found[a], found[b], strict=True))
+
+    note = f"{medians['accepted']:,.0f}/s"
+    rows: list[Row] = []
+    if "aiosqlite" in cases:
+        what = "accept / aiosqlite's awaited single inserts"
+        other = f"{note} / {medians['aiosqlite']:,.0f}/s"
+        rows.append(Row(what, ratio("accepted", "aiosqlite"), "x", Budget(">=", 2), other))
+    rows.append(
+        Row(
+            "accept to callback / accept",
+            ratio("called back", "accepted"),
+            "x",
+            Budget(">=", 0.33),
+            f"{medians['called back']:,.0f}/s / {note}",
+        )
+    )
+    if "huey" in cases:
+        rows.append(Row("    huey: enqueue, fsync=True", medians["huey"], "/s"))
+    rows += [
+        Row(f"    callbacks of {processes} processes on one file", together(processes), "/s")
+        for processes in (1, 2, 4)
+    ]
+    folder = Path(tempfile.mkdtemp())
+    try:
+        asyncio.run(fill(folder / "full.db", number))
+        command = [sys.executable, "-m", "benchmarks.sqlite", "start", str(folder / "full.db")]
+        output = subprocess.run(command, check=True, capture_output=True).stdout
+        took, grown = json.loads(output)
+    finally:
+        shutil.rmtree(folder)
+    rows.append(Row(f"start with {number:,} stored", took, "s", Budget("<=", 5)))
+    rows.append(Row("    its memory", grown / 2**20, "MiB", Budget("<=", 50)))
+    return rows
+
+
+def main(what: str, file: str, *rest: str) -> None:
+    logging.disable(logging.CRITICAL)
+    if what == "process":
+        print(asyncio.run(busy(Path(file), float(rest[0]))))
+    else:
+        print(json.dumps(asyncio.run(start(Path(file)))))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
