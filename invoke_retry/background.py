@@ -189,6 +189,9 @@ class Background:
         self._work.tell_outcome(record)
         self._tell_change()
 
+    def hold_back(self, services: frozenset[str]) -> None:
+        self.slots.paused = services
+
     def failing(self, error: Exception) -> None:
         self._work.note_failing(error)
 

@@ -605,6 +605,35 @@ class InvokeRetry:
             )
         )  # fmt: skip
 
+    async def pause(self, service: str | AnyService) -> bool:
+        """Begin nothing more of a service, neither attempts nor callbacks, in any process.
+
+        What runs goes on; what waits is kept. It lasts until `resume`, also over a restart where
+        the backend is stored.
+
+        Args:
+            service: A service or its name; it need not be registered here.
+
+        Returns:
+            False if it was paused already.
+        """
+        self._check_opened()
+        return await self._backend.set_paused(_name(service), paused=True)
+
+    async def resume(self, service: str | AnyService) -> bool:
+        """Let a paused service go on.
+
+        Returns:
+            False if it was not paused.
+        """
+        self._check_opened()
+        return await self._backend.set_paused(_name(service), paused=False)
+
+    async def paused(self) -> frozenset[str]:
+        """The names of the services that are paused."""
+        self._check_opened()
+        return await self._backend.paused()
+
     async def search(
         self,
         *,
@@ -898,6 +927,10 @@ def _other(service: AnyService) -> AnyService:
     raise TypeError(
         f"{service!r} is not the service that this coordinator's registry has under that name"
     )
+
+
+def _name(service: str | AnyService) -> str:
+    return service.name if isinstance(service, Service) else _text("service", service)
 
 
 def _text(name: str, text: object) -> str:

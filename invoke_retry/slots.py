@@ -13,13 +13,26 @@ class Slots:
     A service whose latest attempt failed is troubled. All troubled services together may hold
     three quarters of the slots: one that is down, with thousands of retries due that each wait
     for a timeout, then leaves room for those that work.
+
+    Attributes:
+        total: How many are in use.
+        paused: Services that are given none.
     """
 
-    __slots__ = ("_running", "_services", "_troubled", "_troubled_limit", "limit", "total")
+    __slots__ = (
+        "_running",
+        "_services",
+        "_troubled",
+        "_troubled_limit",
+        "limit",
+        "paused",
+        "total",
+    )
 
     def __init__(self, limit: int, services: ServiceRegistry) -> None:
         self.limit = limit
         self.total = 0
+        self.paused: frozenset[str] = frozenset()
         self._services = services
         self._running: dict[str, int] = {}
         self._troubled: set[str] = set()
@@ -31,6 +44,8 @@ class Slots:
 
     def room_for(self, service: str) -> int:
         """How many of them the service may take."""
+        if service in self.paused:
+            return 0
         room = self.limit - self.total
         known = self._services.find(service)
         if known is not None and known.max_running is not None:

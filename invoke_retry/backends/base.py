@@ -97,6 +97,10 @@ class Runner(Protocol):
         """The backend itself has recorded an outcome: a deadline or `park_for` has passed."""
         ...
 
+    def hold_back(self, services: frozenset[str]) -> None:
+        """These services are paused, and no others: nothing of theirs begins."""
+        ...
+
     def lost(self, cid: str) -> None:
         """Somebody else has taken the invocation, or decided over it: stop running it."""
         ...
@@ -236,6 +240,18 @@ class Backend(ABC):
         Raises:
             InvocationNotFound: There is no such record, or it was pruned meanwhile.
         """
+
+    @abstractmethod
+    async def set_paused(self, service: str, *, paused: bool) -> bool:
+        """Pause a service, for every process that uses the store, or let it go on.
+
+        Returns:
+            Whether it was otherwise before.
+        """
+
+    @abstractmethod
+    async def paused(self) -> frozenset[str]:
+        """The services that are paused."""
 
     @abstractmethod
     async def search(self, query: Query) -> Sequence[Record]:

@@ -70,6 +70,7 @@ class MemoryBackend(Backend):
         self._records: dict[str, Record] = {}
         self._counts: dict[State, int] = dict.fromkeys(get_args(State), 0)
         self._ready = ReadyQueue()
+        self._paused: frozenset[str] = frozenset()
         self._later: list[_Entry] = []
         self._is_waking = False
         self._is_closed = False
@@ -184,6 +185,17 @@ class MemoryBackend(Backend):
                 if not waiters and self._waiters.get(cid) is waiters:
                     del self._waiters[cid]
         return record
+
+    async def set_paused(self, service: str, *, paused: bool) -> bool:
+        was_paused = service in self._paused
+        self._paused = self._paused | {service} if paused else self._paused - {service}
+        if self._runner is not None:
+            self._runner.hold_back(self._paused)
+        self.wake()
+        return was_paused != paused
+
+    async def paused(self) -> frozenset[str]:
+        return self._paused
 
     async def search(self, query: Query) -> Sequence[Record]:
         records = reversed(self._records.values())

@@ -376,6 +376,26 @@ class BackendConformance:
             "cancelled": 0, "dead": 1, "parked": 0,
         }  # fmt: skip
 
+    async def test_what_is_paused_waits(self) -> None:
+        stage = Stage()
+        async with self.make_retry(stage) as retry:
+            assert await retry.pause("echo")
+            assert not await retry.pause("echo")
+            assert await retry.paused() == {"echo"}
+            cid = await retry.invoke_async("echo", 1, repeats=0, seconds=0, callback="tell")
+            other = await retry.invoke_async("fail", 2, repeats=0, seconds=0)
+            await settled(retry, other)
+            assert (stage.count("echo"), (await retry.get(cid)).state) == (0, "waiting")
+            await retry.pause("tell")
+            assert await retry.resume("echo")
+            assert not await retry.resume("echo")
+            assert (await retry.wait(cid, timeout=10)).ok
+            await asyncio.sleep(TICK)
+            assert (stage.count("tell"), (await retry.get(cid)).state) == (0, "notifying")
+            await retry.resume("tell")
+            await settled(retry, cid)
+        assert stage.count("tell") == 1
+
     async def test_a_full_backend_refuses(self) -> None:
         stage = Stage()
         async with self.make_retry(stage, self.make_backend(max_waiting=2)) as retry:

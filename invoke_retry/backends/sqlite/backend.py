@@ -217,6 +217,7 @@ class SQLiteBackend(Backend):
             self._troubled(error)
             return
         self._untroubled()
+        self._hold_back(look.paused)
         self._tell_ended(look.ended)
         self._may_be_due = self._may_be_due or look.is_more
         self._set_timer(look.next_due)
@@ -286,6 +287,7 @@ class SQLiteBackend(Backend):
             self._troubled(error)
         else:
             self._untroubled()
+            self._hold_back(found.paused)
             self._tell_ended(found.ended)
             for stored in found.taken:
                 self._died.add(stored.record.cid)
@@ -303,24 +305,22 @@ class SQLiteBackend(Backend):
         if self._is_closed:
             return
         held, waited = dict(self._held), tuple(self._waiters)
-        if held or waited:
-            self._submit(
-                lambda store: (store.lost(held), store.decided(waited)),
-                partial(self._heard, held),
-                writes=False,
-            )
-        self._may_be_due = True
-        self.wake()
+        self._submit(
+            lambda store: (store.lost(held), store.decided(waited), store.paused()),
+            partial(self._heard, held),
+            writes=False,
+        )
 
     def _heard(
         self,
         held: dict[str, int],
-        news: tuple[list[str], list[str]] | None,
+        news: tuple[list[str], list[str], frozenset[str]] | None,
         error: Exception | None,  # noqa: ARG002
     ) -> None:
         if news is None:
             return
-        lost, decided = news
+        lost, decided, paused = news
+        self._hold_back(paused)
         for cid in lost:
             if self._held.get(cid) == held[cid]:
                 del self._held[cid]
@@ -328,6 +328,12 @@ class SQLiteBackend(Backend):
                     self._runner.lost(cid)
         for cid in decided:
             self._tell_waiters(cid)
+        self._may_be_due = True
+        self.wake()
+
+    def _hold_back(self, paused: frozenset[str]) -> None:
+        if self._runner is not None:
+            self._runner.hold_back(paused)
 
     def _on_long_log(self, size: int) -> None:
         if self._runner is not None:
@@ -477,6 +483,17 @@ class SQLiteBackend(Backend):
         for waiter in self._waiters.get(cid, ()):
             if not waiter.done():
                 waiter.set_result(None)
+
+    async def set_paused(self, service: str, *, paused: bool) -> bool:
+        changed: bool = await self._do(lambda store: store.set_paused(service, paused=paused))
+        self._hold_back(await self.paused())
+        self._may_be_due = True
+        self.wake()
+        return changed
+
+    async def paused(self) -> frozenset[str]:
+        names: frozenset[str] = await self._do(Store.paused, writes=False)
+        return names
 
     async def search(self, query: Query) -> Sequence[Record]:
         found: Sequence[Record] = await self._do(lambda store: store.search(query), writes=False)

@@ -24,12 +24,14 @@ class Look:
         ended: Records whose deadline had passed.
         is_more: More is due than was asked for.
         next_due: When to look again, on the monotonic clock.
+        paused: The services that are paused.
     """
 
     taken: list[Stored] = field(default_factory=list[Stored])
     ended: list[Record] = field(default_factory=list[Record])
     is_more: bool = False
     next_due: float = float("inf")
+    paused: frozenset[str] = frozenset()
 
 
 def accept(store: Store, record: Record) -> tuple[int, Record]:
@@ -85,9 +87,11 @@ def look(store: Store, demand: Mapping[str, int], room: int) -> Look:
     Args:
         demand: How many records of which service may be taken.
     """
-    now, look = store.now, Look()
+    now, look = store.now, Look(paused=store.paused())
     queues: list[list[tuple[Any, ...]]] = []
     for service, wanted in demand.items():
+        if service in look.paused:
+            continue
         found = store.db.execute(
             f"SELECT {COLUMNS} FROM invocation WHERE service = ? AND {READY} ORDER BY due LIMIT ?",
             (service, min(wanted, room) + 1),

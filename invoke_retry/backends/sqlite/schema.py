@@ -68,6 +68,7 @@ _MIGRATIONS: tuple[tuple[str, ...], ...] = (
         # always empty, unless somebody else has written to the file
         f"CREATE INDEX spoilt ON invocation (id) WHERE {SPOILT}",
         """CREATE TABLE total (state TEXT PRIMARY KEY, number INTEGER NOT NULL) WITHOUT ROWID""",
+        """CREATE TABLE paused (service TEXT PRIMARY KEY, since REAL NOT NULL) WITHOUT ROWID""",
         """CREATE TABLE worker (
             seat INTEGER PRIMARY KEY, pid INTEGER NOT NULL, beat INTEGER NOT NULL,
             services TEXT NOT NULL, started_at REAL NOT NULL

@@ -344,6 +344,19 @@ class Store:
         """How many records are in each state, pruned ones among them."""
         return dict(self.db.execute("SELECT state, number FROM total").fetchall())
 
+    def set_paused(self, service: str, *, paused: bool) -> bool:
+        """Pause a service or let it go on; whether it was otherwise before."""
+        if paused:
+            statement = "INSERT OR IGNORE INTO paused VALUES (?, ?)"
+            changed = self.db.execute(statement, (service, self.clock.utc()))
+        else:
+            changed = self.db.execute("DELETE FROM paused WHERE service = ?", (service,))
+        return changed.rowcount == 1
+
+    def paused(self) -> frozenset[str]:
+        """The services that are paused."""
+        return frozenset(name for (name,) in self.db.execute("SELECT service FROM paused"))
+
     def decided(self, cids: Iterable[str]) -> list[str]:
         """Those of the ids that have an outcome, or are not known any more."""
         db = self.db

@@ -95,7 +95,7 @@ class Upkeep:
             room: How many records of dead processes may be taken over.
             held: What this process holds: tokens by cid.
         """
-        look = Look()
+        look = Look(paused=self._store.paused())
         services = frozenset(known)
         if services - self._known:
             # what was parked until now may be what these can run
