@@ -70,8 +70,14 @@ def _sqlite(url: str, parts: SplitResult) -> Backend:
         )
     from invoke_retry.backends.sqlite import SQLiteBackend  # noqa: PLC0415
 
-    options: _Options = {**_COMMON, "lease": float, "synchronous": str}
+    options: _Options = {**_COMMON, "lease": float, "synchronous": str, "read_only": _yes}
     return SQLiteBackend(path, **_options(url, parts.query, options))
+
+
+def _yes(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise ValueError
+    return text == "true"
 
 
 _MAKERS: dict[str, Callable[[str, SplitResult], Backend]] = {"memory": _memory, "sqlite": _sqlite}
@@ -88,7 +94,8 @@ def _options(url: str, query: str, known: _Options) -> dict[str, Any]:
         try:
             options[name] = known[name](text)
         except ValueError:
+            wanted = "true or false" if known[name] is _yes else "a number"
             raise ValueError(
-                f"option {name} of backend {url!r} is {text[:60]!r}, but must be a number"
+                f"option {name} of backend {url!r} is {text[:60]!r}, but must be {wanted}"
             ) from None
     return options

@@ -60,6 +60,7 @@ class SQLiteBackend(Backend):
             `-lock` and `-seatN` stand beside it.
         synchronous: `full`: accepted is on the disk. `normal`: several times faster, and what was
             accepted survives the death of the process, but a power loss may take the last of it.
+        read_only: Look only, without holding anybody up: for a coordinator with `work=False`.
         lease: Seconds (or a timedelta) after which a process that shows no life, but is not dead,
             loses what it holds.
 
@@ -74,6 +75,7 @@ class SQLiteBackend(Backend):
         path: str | os.PathLike[str],
         *,
         synchronous: Literal["full", "normal"] = "full",
+        read_only: bool = False,
         lease: Duration = 30,
         max_waiting: int | None = None,
         max_bytes: int = DEFAULT_MAX_BYTES,
@@ -104,6 +106,7 @@ class SQLiteBackend(Backend):
             )
         self.path = Path(name).absolute()
         self.synchronous = synchronous
+        self.read_only = read_only
         self.lease = seconds_of("lease", lease, positive=True)
         self._runner: Runner | None = None
         self._clock: Clock | None = None
@@ -138,11 +141,14 @@ class SQLiteBackend(Backend):
                 "memory:// under VirtualLoop, or the usual event loop"
             )
         files.check_file(self.path)
-        files.create_privately(self.path)
+        if not self.read_only:
+            files.create_privately(self.path)
+        elif runner is not None:
+            raise InvalidState("a store that is read_only runs nothing: pass work=False")
         alone = files.why_alone(self.path)
         settings = Settings(
             self.path, self.synchronous, self.lease, self.max_waiting, self.retention,
-            self.dead_retention, self.park_for, alone is not None,
+            self.dead_retention, self.park_for, alone is not None, self.read_only,
         )  # fmt: skip
         self._clock, self._pid = clock, os.getpid()
         self._store = Store(settings, clock, works=runner is not None)

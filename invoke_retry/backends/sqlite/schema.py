@@ -122,15 +122,44 @@ def connect(path: Path, *, synchronous: str, alone: bool) -> sqlite3.Connection:
     return db
 
 
+def connect_to_look(path: Path) -> sqlite3.Connection:
+    """Open a file that is ours, without writing, locking or checkpointing.
+
+    Raises:
+        BackendError: There is none, or it is not ours.
+    """
+    try:
+        if not path.exists():
+            raise BackendError(f"there is no store {path}; check the path")
+        db = _open_read_only(path)
+    except (sqlite3.Error, OSError) as error:
+        raise unusable(path, error) from error
+    try:
+        _check(db, path)
+        if db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION:
+            raise BackendError(f"the store {path} is empty: nothing was ever accepted there")
+    except sqlite3.Error as error:
+        db.close()
+        raise unusable(path, error) from error
+    except BackendError:
+        db.close()
+        raise
+    return db
+
+
 @contextmanager
 def read_only(path: Path) -> Generator[sqlite3.Connection]:
     """A connection that cannot write, nor checkpoint when it is closed."""
-    uri = f"{path.absolute().as_uri()}?mode=ro"
-    db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=5)
+    db = _open_read_only(path)
     try:
         yield db
     finally:
         db.close()
+
+
+def _open_read_only(path: Path) -> sqlite3.Connection:
+    uri = f"{path.absolute().as_uri()}?mode=ro"
+    return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, timeout=5)
 
 
 def unusable(path: Path, error: Exception) -> BackendError:

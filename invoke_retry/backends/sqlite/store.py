@@ -23,7 +23,7 @@ from invoke_retry.backends.sqlite import rows, schema
 from invoke_retry.backends.sqlite.files import FileLock, beside
 from invoke_retry.backends.sqlite.rows import COLUMNS, Stored, Unreadable
 from invoke_retry.clock import Clock, boot_id
-from invoke_retry.errors import InvocationNotFound
+from invoke_retry.errors import BackendError, InvocationNotFound
 from invoke_retry.machine import IllegalTransition
 from invoke_retry.record import FINAL, Record
 
@@ -44,6 +44,7 @@ class Settings:
     dead_retention: float
     park_for: float
     alone: bool
+    read_only: bool = False
 
 
 class Store:
@@ -57,7 +58,8 @@ class Store:
         self.settings = settings
         self.clock = clock
         self._works = works
-        self._outer = None if settings.alone else FileLock(beside(settings.path, "-lock"))
+        is_locked = not (settings.alone or settings.read_only)
+        self._outer = FileLock(beside(settings.path, "-lock")) if is_locked else None
         self._seat_lock: FileLock | None = None
         self.seat = NOBODY
         self._db: sqlite3.Connection | None = None
@@ -75,6 +77,10 @@ class Store:
             BackendError: The file cannot be used; it is as it was.
         """
         settings = self.settings
+        if settings.read_only:
+            self._db = db = schema.connect_to_look(settings.path)
+            self._find_time(db)
+            return
         with self._locked():
             db = schema.connect(
                 settings.path, synchronous=settings.synchronous, alone=settings.alone
@@ -123,6 +129,10 @@ class Store:
     def transaction(self) -> Generator[None]:
         """One transaction, which no other process's write or checkpoint overlaps."""
         db = self.db
+        if self.settings.read_only:
+            raise BackendError(
+                f"the store {self.settings.path} is open for looking only (read_only)"
+            )
         with self._locked():
             db.execute("BEGIN IMMEDIATE")
             self.moved.clear()
@@ -141,7 +151,7 @@ class Store:
     def checkpoint(self) -> int:
         """Bring the log into the file if it has grown; how long it still is, in bytes."""
         path = self.settings.path
-        if schema.wal_size(path) > schema.WAL_LIMIT:
+        if schema.wal_size(path) > schema.WAL_LIMIT and not self.settings.read_only:
             db = self.db
             with self._locked():
                 busy, pages, done = db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
@@ -174,7 +184,8 @@ class Store:
         if "boot" in meta:
             passed = max(0.0, utc - float(meta["last_utc"]))
             self.shift = float(meta["last_time"]) + passed - monotonic
-        self.set_meta(db, boot=boot, shift=self.shift, last_time=self.now, last_utc=utc)
+        if not self.settings.read_only:
+            self.set_meta(db, boot=boot, shift=self.shift, last_time=self.now, last_utc=utc)
 
     @staticmethod
     def set_meta(db: sqlite3.Connection, **values: Any) -> None:
