@@ -174,7 +174,7 @@ class Background:
     # What the backend calls.
 
     def start(self, claim: Claim, *, died: bool = False) -> None:
-        claim.slot = claim.record.service
+        claim.slot = None if died else claim.record.service
         claim.died = died
         self._inbox.append(claim)
         if self._has_spare_worker:

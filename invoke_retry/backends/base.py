@@ -81,7 +81,8 @@ class Runner(Protocol):
         """Begin; a slot was taken. When it is over, the runner calls `Backend.wake`.
 
         Args:
-            died: It was held by a process that died: what that was doing has failed.
+            died: It was held by a process that died: what that was doing has failed. To record
+                that takes no slot.
         """
         ...
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -117,8 +116,6 @@ class SQLiteBackend(Backend):
         self._is_closed = False
         # what this process holds, by cid: the token that it knows
         self._held: dict[str, int] = {}
-        self._hand: deque[StoredClaim] = deque()  # taken, and waiting for a slot
-        self._died: set[str] = set()
         self._waiters: dict[str, list[asyncio.Future[None]]] = {}
         self._is_looking = False
         self._may_be_due = False
@@ -194,8 +191,6 @@ class SQLiteBackend(Backend):
 
     def pause(self) -> None:
         self._is_paused = True
-        while self._hand:
-            self._give_back(self._hand.popleft())
 
     # What is due.
 
@@ -203,9 +198,7 @@ class SQLiteBackend(Backend):
         runner = self._runner
         if runner is None:
             return
-        while self._hand and runner.take(self._hand[0].record.service):
-            self._start(self._hand.popleft())
-        if self._may_be_due and not self._is_looking and not self._is_paused and not self._hand:
+        if self._may_be_due and not self._is_looking and not self._is_paused:
             self._look(runner)
 
     def _look(self, runner: Runner) -> None:
@@ -228,32 +221,23 @@ class SQLiteBackend(Backend):
         self._may_be_due = self._may_be_due or look.is_more
         self._set_timer(look.next_due)
         for stored in look.taken:
-            self._hold(stored)
+            self._start(stored)
         self.wake()
 
-    def _hold(self, stored: Stored) -> None:
-        claim = StoredClaim(stored.id, stored.record)
-        self._held[stored.record.cid] = stored.record.token
-        if self._is_paused:
+    def _start(self, stored: Stored) -> None:
+        runner, record = self._runner, stored.record
+        claim = StoredClaim(stored.id, record)
+        if runner is None or self._is_paused or not runner.take(record.service):
             self._give_back(claim)
+            self._may_be_due = True
         else:
-            self._hand.append(claim)
-
-    def _start(self, claim: StoredClaim) -> None:
-        assert self._runner is not None
-        if claim.record.cid in self._died:
-            self._died.discard(claim.record.cid)
-            self._runner.start(claim, died=True)
-        else:
-            self._runner.start(claim)
+            self._held[record.cid] = record.token
+            runner.start(claim)
 
     def _give_back(self, claim: StoredClaim) -> None:
         """What was taken for nothing: nobody has begun it."""
-        cid, before = claim.record.cid, claim.record
-        self._held.pop(cid, None)
-        if cid in self._died:  # the next one finds it as we did
-            self._died.discard(cid)
-            return
+        before = claim.record
+        self._held.pop(before.cid, None)
         after = before.copy()
         machine.release(after, self._time.monotonic())
         self._submit(lambda store: claims.apply(store, claim.row, before, after), _ignore)
@@ -284,8 +268,8 @@ class SQLiteBackend(Backend):
             return
         self._is_looking = True
         upkeep = self._upkeep
-        room, held, known = runner.room(), dict(self._held), tuple(runner.services)
-        self._submit(lambda _: upkeep.tidy(known, room, held), self._tidied)
+        held, known = dict(self._held), tuple(runner.services)
+        self._submit(lambda _: upkeep.tidy(known, held), self._tidied)
 
     def _tidied(self, found: Look | None, error: Exception | None) -> None:
         self._is_looking = False
@@ -296,8 +280,9 @@ class SQLiteBackend(Backend):
             self._hold_back(found.paused)
             self._tell_ended(found.ended)
             for stored in found.taken:
-                self._died.add(stored.record.cid)
-                self._hold(stored)
+                if self._runner is not None and not self._is_paused:
+                    self._held[stored.record.cid] = stored.record.token
+                    self._runner.start(StoredClaim(stored.id, stored.record), died=True)
             self._may_be_due = True
             self.wake()
         self._tidy_later(_TIDY_SECONDS)

@@ -215,15 +215,15 @@ class Store:
 
     # Rows.
 
-    def page(self, condition: str, *values: object) -> list[tuple[Any, ...]]:
+    def page(self, condition: str, *values: object, limit: int = PAGE) -> list[tuple[Any, ...]]:
         """Some of the rows that fit."""
         return self.db.execute(
-            f"SELECT {COLUMNS} FROM invocation WHERE {condition} LIMIT {PAGE}", values
+            f"SELECT {COLUMNS} FROM invocation WHERE {condition} LIMIT {limit}", values
         ).fetchall()
 
-    def loaded(self, condition: str, *values: object) -> list[Stored]:
+    def loaded(self, condition: str, *values: object, limit: int = PAGE) -> list[Stored]:
         """Some of the records that fit."""
-        return list(filter(None, map(self.load, self.page(condition, *values))))
+        return list(filter(None, map(self.load, self.page(condition, *values, limit=limit))))
 
     def row(self, cid: str) -> tuple[Any, ...]:
         """The row of a record, or `InvocationNotFound`."""

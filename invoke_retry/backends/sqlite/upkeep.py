@@ -41,20 +41,16 @@ class Upkeep:
             self._store.sit_down(db, services)
         self._store.set_meta(db, last_time=self._store.now, last_utc=self._store.clock.utc())
 
-    def _orphans(self, limit: int, held: Mapping[str, int]) -> list[Stored]:
+    def _orphans(self, held: Mapping[str, int]) -> list[Stored]:
         """Take over what dead processes held."""
         db = self._store.db
         if not self._store.settings.alone:
             self._find_the_dead(db)
         if self._store.is_doubtful:
-            self._let_go_of_what_nobody_holds(db, held)
-        found = db.execute(
-            f"SELECT {COLUMNS} FROM invocation WHERE owner IS NOT NULL "
-            "AND owner NOT IN (SELECT seat FROM worker) LIMIT ?",
-            (limit,),
-        ).fetchall()
+            self.let_go(held)
         taken: list[Stored] = []
-        for stored in filter(None, map(self._store.load, found)):
+        left_behind = "owner IS NOT NULL AND owner NOT IN (SELECT seat FROM worker)"
+        for stored in self._store.loaded(left_behind):
             after = self._store.change(stored, machine.take_over)
             if after is not None:
                 taken.append(Stored(stored.id, after, self._store.seat))
@@ -78,21 +74,22 @@ class Upkeep:
             finally:
                 lock.close()
 
-    def _let_go_of_what_nobody_holds(self, db: sqlite3.Connection, held: Mapping[str, int]) -> None:
-        """A write whose commit failed may have been made all the same; nothing came of it."""
+    def let_go(self, held: Mapping[str, int]) -> None:
+        """Give back what stands here as ours and nobody holds: its attempt was not made.
+
+        A write whose commit failed may have been made all the same.
+        """
         self._store.is_doubtful = False
-        ours = db.execute(f"SELECT {COLUMNS} FROM invocation WHERE owner = ?", (self._store.seat,))
-        for stored in filter(None, map(self._store.load, ours.fetchall())):
+        for stored in self._store.loaded("owner = ?", self._store.seat, limit=_ALL):
             if stored.record.cid not in held:
                 now = self._store.clock.monotonic()
                 self._store.change(stored, partial(machine.release, due=now))
 
-    def tidy(self, known: Iterable[str], room: int, held: Mapping[str, int]) -> Look:
+    def tidy(self, known: Iterable[str], held: Mapping[str, int]) -> Look:
         """Take over from the dead, end what has waited too long, forget what was kept long enough.
 
         Args:
             known: The services that can be run here.
-            room: How many records of dead processes may be taken over.
             held: What this process holds: tokens by cid.
         """
         look = Look(paused=self._store.paused())
@@ -105,7 +102,7 @@ class Upkeep:
         self._prune(look.ended)
         self._park_unknown(services)
         self._unpark(services)
-        look.taken.extend(self._orphans(room, held))
+        look.taken.extend(self._orphans(held))
         return look
 
     def _park_the_spoilt(self) -> None:
@@ -167,4 +164,5 @@ class Upkeep:
                 self._store.change(stored, partial(machine.unpark, due=now))
 
 
+_ALL = -1
 _STATE = COLUMNS.split(", ").index("state")

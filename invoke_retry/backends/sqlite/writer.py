@@ -112,6 +112,10 @@ class Writer:
                 self._do(jobs)
             self._do_regularly()
         with suppress(sqlite3.Error, OSError, BackendError):
+            if self._services is not None and self._store.is_open:
+                with self._store.transaction():
+                    self._upkeep.let_go({})
+        with suppress(sqlite3.Error, OSError, BackendError):
             self._store.close()
         self._tell(self._end)
 
