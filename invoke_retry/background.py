@@ -137,7 +137,9 @@ class Background:
         self.is_over = True
 
     def _is_done(self) -> bool:
-        return not self._work.runs and (self._backend.durable or self._backend.is_idle())
+        if self._backend.durable:
+            return not self._workers  # what an attempt came to is written down, too
+        return not self._work.runs and self._backend.is_idle()
 
     def _cut_runs(self) -> list[Run]:
         return [run for run in self._work.runs.values() if run.cut == "stop" and not run.forsaken]
@@ -182,7 +184,7 @@ class Background:
         elif self._group is not None:
             worker = self._group.create_task(self._serve_inbox())
             self._workers.add(worker)
-            worker.add_done_callback(self._workers.discard)
+            worker.add_done_callback(self._on_worker_done)
 
     def ended(self, record: Record) -> None:
         self.lost(record.cid)
@@ -220,6 +222,10 @@ class Background:
             self._backend.wake()
             self._has_spare_worker = False
             self._tell_change()
+
+    def _on_worker_done(self, worker: asyncio.Task[None]) -> None:
+        self._workers.discard(worker)
+        self._tell_change()
 
     @contextmanager
     def lend_slot(self, call: Call | None) -> Generator[None]:

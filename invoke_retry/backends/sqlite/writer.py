@@ -139,34 +139,31 @@ class Writer:
         return jobs, True
 
     def _do(self, jobs: list[Job]) -> None:
+        if writing := [job for job in jobs if job.writes]:
+            self._write(writing)
         # those that read come last: what they see is on the disk
-        jobs.sort(key=_reads)
+        for job in jobs:
+            if not job.writes:
+                try:
+                    job.do()
+                except Exception as error:
+                    self._fail([job], error)
+                self._tell(_tell_all, [job])
+
+    def _write(self, jobs: list[Job]) -> None:
         try:
-            self._do_at_once(jobs)
+            with self._store.transaction():
+                for job in jobs:
+                    job.do()
         except (sqlite3.OperationalError, BackendError, OSError) as error:
             self._fail(jobs, error)
         except Exception as error:
-            # one bad job must not spoil the others
-            for job in jobs:
-                if len(jobs) > 1:
-                    self._do([job])
-                else:
-                    self._fail(jobs, error)
-            if len(jobs) > 1:
-                return
-        self._tell(_tell_all, jobs)
-
-    def _do_at_once(self, jobs: list[Job]) -> None:
-        reading = 0
-        if jobs[0].writes:
-            with self._store.transaction():
+            if len(jobs) > 1:  # one bad job must not spoil the others
                 for job in jobs:
-                    if not job.writes:
-                        break
-                    job.do()
-                    reading += 1
-        for job in jobs[reading:]:
-            job.do()
+                    self._write([job])
+                return
+            self._fail(jobs, error)
+        self._tell(_tell_all, jobs)
 
     def _fail(self, jobs: list[Job], error: Exception) -> None:
         if isinstance(error, sqlite3.Error):
@@ -192,16 +189,12 @@ class Writer:
                 self._tell(self._on_news)
             if (size := self._store.checkpoint()) > _LONG_LOG:
                 self._tell(self._on_long_log, size)
-        except (sqlite3.Error, OSError, BackendError) as error:
-            self._fail([], error)  # whoever writes next is told
+        except Exception as error:  # whoever writes next is told; this thread must go on
+            self._fail([], error)
 
     def _tell(self, function: Callable[..., object], *args: object) -> None:
         with suppress(RuntimeError):  # a loop that was closed meanwhile
             self._loop.call_soon_threadsafe(function, *args)
-
-
-def _reads(job: Job) -> bool:
-    return not job.writes
 
 
 def _tell_all(jobs: list[Job]) -> None:
