@@ -125,7 +125,9 @@ def steps(*more: Kind) -> st.SearchStrategy[list[Step]]:
     return st.lists(step, min_size=1, max_size=4)
 
 
-scripts = st.builds(Script, steps("permanent", "base", "stubborn", "group"), steps("base"))
+scripts = st.builds(
+    Script, steps("permanent", "base", "stubborn", "stubborn", "group"), steps("base")
+)
 policies = st.builds(
     RetryPolicy,
     repeats=st.integers(0, 3),
@@ -425,10 +427,18 @@ class Use(RuleBasedStateMachine):
         return cid, self.jobs[cid]
 
     @precondition(lambda self: self.jobs)
-    @rule(pick=picks)
-    def cancel(self, pick: int) -> None:
-        cid, job = self.pick(pick)
-        self.run(self._cancel(cid, job))
+    @rule(
+        pick=picks,
+        what=st.sampled_from(["cancel", "cancel", "run_now", "redeliver", "resubmit"]),
+    )
+    def decide(self, pick: int, what: str) -> None:
+        decisions = {
+            "cancel": self._cancel,
+            "run_now": self._run_now,
+            "redeliver": self._redeliver,
+            "resubmit": self._resubmit,
+        }
+        self.run(decisions[what](*self.pick(pick)))
 
     async def _cancel(self, cid: str, job: Job) -> None:
         before = await self.retry.get(cid)
@@ -438,12 +448,6 @@ class Use(RuleBasedStateMachine):
             after = await self.retry.get(cid)
             assert (after.reason, after.attempts) == ("cancelled", before.attempts)
 
-    @precondition(lambda self: self.jobs)
-    @rule(pick=picks)
-    def run_now(self, pick: int) -> None:
-        cid, job = self.pick(pick)
-        self.run(self._run_now(cid, job))
-
     async def _run_now(self, cid: str, job: Job) -> None:
         before = await self.retry.get(cid)
         waits = before.next_attempt_at is not None or before.state == "parked"
@@ -451,23 +455,11 @@ class Use(RuleBasedStateMachine):
             job.not_before = job.deliver_not_before = self.now()
         assert await self.retry.run_now(cid) == waits
 
-    @precondition(lambda self: self.jobs)
-    @rule(pick=picks)
-    def redeliver(self, pick: int) -> None:
-        cid, job = self.pick(pick)
-        self.run(self._redeliver(cid, job))
-
     async def _redeliver(self, cid: str, job: Job) -> None:
         is_dead = (await self.retry.get(cid)).state == "dead"
         if is_dead:
             job.round, job.deliver_not_before = 0, self.now()
         assert await self.retry.redeliver(cid) == is_dead
-
-    @precondition(lambda self: self.jobs)
-    @rule(pick=picks)
-    def resubmit(self, pick: int) -> None:
-        cid, job = self.pick(pick)
-        self.run(self._resubmit(cid, job))
 
     async def _resubmit(self, cid: str, job: Job) -> None:
         old = await self.retry.get(cid)
