@@ -86,6 +86,9 @@ class Work:
         """Make the attempt or the delivery that the claim is for; after a last attempt, both."""
         record = claim.record
         if claim.died:
+            text = "%s was being called (%d) by a process that died: %s"
+            number = record.deliveries if record.outcome else record.attempts
+            self._log.notable("died", text, record.service, number, record.cid)
             error = WorkerDied("the process that did this died meanwhile")
             await self._recover(claim, error, record.state)
             return

@@ -67,6 +67,12 @@ def create_privately(path: Path) -> None:
     """Make the file if it is not there, readable by its owner only; SQLite's own inherit that."""
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _NO_LINK, _PRIVATE))
+        if CAN_LOCK:  # a new file may be gone after a power loss until its folder is written, too
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
     except FileExistsError:
         pass
     except OSError as error:
