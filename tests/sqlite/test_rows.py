@@ -3,6 +3,7 @@
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,23 +37,25 @@ records = st.builds(
     st.none() | st.just("callback"), texts, texts, jsons, jsons, policies, times, times, times,
     st.none() | st.just(CorrelationId.from_key("old")),
 )  # fmt: skip
+
+
+def step(transition: Callable[..., None], **values: st.SearchStrategy[Any]) -> Any:
+    return st.fixed_dictionaries(values).map(lambda drawn: partial(transition, **drawn))
+
+
+succeeded = {"reason": st.just("succeeded"), "deliver_at_once": st.just(True)}
 steps: st.SearchStrategy[Step] = st.one_of(
-    st.builds(lambda t: lambda r: machine.start(r, t), times),
-    st.builds(lambda t, f: lambda r: machine.retry(r, t, t, f), times, failures),
-    st.builds(
-        lambda t, j, f: lambda r: machine.finish(
-            r, t, "succeeded", t, response=j, failure=f, deliver_at_once=True
-        ),
-        times, jsons, st.none() | failures,
-    ),
-    st.builds(lambda t: lambda r: machine.end(r, t, "cancelled", t), times),
-    st.builds(lambda t, f: lambda r: machine.postpone(r, t, f), times, failures),
-    st.builds(lambda f: lambda r: machine.bury(r, f), failures),
-    st.builds(lambda t: lambda r: machine.release(r, t), times),
-    st.builds(lambda text: lambda r: machine.park(r, text), texts),
-    st.builds(lambda t: lambda r: machine.hasten(r, t), times),
+    step(machine.start, utc=times),
+    step(machine.retry, due=times, ended_at=times, failure=failures),
+    step(machine.finish, due=times, ended_at=times, response=jsons, **succeeded),
+    step(machine.end, due=times, reason=st.just("cancelled"), utc=times),
+    step(machine.postpone, due=times, error=failures),
+    step(machine.bury, error=failures),
+    step(machine.release, due=times),
+    step(machine.park, because=texts),
+    step(machine.hasten, due=times),
     st.sampled_from([machine.deliver, machine.settle, machine.take_over]),
-)  # fmt: skip
+)
 
 
 @pytest.fixture
