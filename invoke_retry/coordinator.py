@@ -35,7 +35,7 @@ from invoke_retry.machine import IllegalTransition
 from invoke_retry.models import MODELS, CallbackPayload, Health, Invocation, State
 from invoke_retry.policy import RetryPolicy
 from invoke_retry.record import PastAttempt, Record, callback_payload, invocation
-from invoke_retry.registry import MISSING, Missing, Plan, Service, ServiceRegistry
+from invoke_retry.registry import MISSING, Missing, Service, ServiceRegistry, resolve
 from invoke_retry.storable import dump_any
 from invoke_retry.work import Work
 
@@ -43,7 +43,6 @@ P = TypeVar("P")
 R = TypeVar("R")
 
 AnyService = Service[Any, Any]
-_PLANS_LIMIT = 64
 _Phase = Literal["new", "open", "broken", "leaving", "left"]
 
 # not validated: for that pydantic would have to build the model at import
@@ -213,17 +212,20 @@ class InvokeRetry:
             BackendError: With *async_fallback*: the rest was not accepted; from the first error.
         """
         try:
-            service = self._find(target) or self._service(target)  # type: ignore[arg-type]
+            service = self._find(target)  # type: ignore[arg-type]
         except TypeError:  # unhashable
-            service = self._service(target)
-        plan = service.plan
+            service = None
+        if service is None:
+            service = resolve(self.services, target)
+        plans = service.plans
+        plan = plans.latest
         if (
             plan.repeats_asked is not repeats
             or plan.seconds_asked is not seconds
             or minutes is not None
             or policy is not None
         ):
-            plan = self._plan(service, repeats, seconds, minutes, policy)
+            plan = plans.find(repeats, seconds, minutes, policy)
         if async_fallback:
             return await self._invoke_or_hand_over(
                 service, payload, plan.policy, callback, context, cid
@@ -392,8 +394,8 @@ class InvokeRetry:
             BackendFull: It holds `max_waiting` unfinished invocations.
             BackendError: It may or may not have been accepted.
         """
-        service = self._service(target)
-        plan = self._plan(service, repeats, seconds, minutes, policy)
+        service = resolve(self.services, target)
+        plan = service.plans.find(repeats, seconds, minutes, policy)
         if self._phase != "open":
             self._check_running()
         return await self._accept(
@@ -472,7 +474,7 @@ class InvokeRetry:
         )
 
     def _callback(self, callback: str | AnyService) -> str:
-        service = self._service(callback)
+        service = resolve(self.services, callback)
         if not service.takes_payload:
             raise InvalidPayload(
                 f"{service.name!r} cannot be a callback: it takes no payload, and a callback is "
@@ -776,55 +778,6 @@ class InvokeRetry:
         self._thread.loop = loop
         return task_of(loop)
 
-    def _service(self, target: str | AnyService) -> AnyService:
-        if isinstance(target, str):
-            return self._find(target) or self.services[target]
-        if isinstance(target, Service):  # pyright: ignore[reportUnnecessaryIsInstance]
-            if self._find(target.name) is target:
-                return target
-            return (
-                self.services[target.name] if target.name not in self.services else _other(target)
-            )
-        raise TypeError(f"{shown(target)} is no service; pass a Service or its name")
-
-    def _plan(
-        self,
-        service: AnyService,
-        repeats: int | None,
-        seconds: Duration | None,
-        minutes: Duration | None,
-        policy: RetryPolicy | None,
-    ) -> Plan:
-        """The policy of one call; what recent calls of the service asked for is kept there."""
-        if policy is not None and not isinstance(policy, RetryPolicy):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(f"policy is {shown(policy)}, but must be a RetryPolicy")
-        asked = (
-            repeats.__class__, repeats, seconds.__class__, seconds, minutes.__class__, minutes
-        )  # fmt: skip
-        try:
-            plan = service.plans.get(asked) if policy is None else None
-        except TypeError:  # unhashable, hence wrong: it is refused below
-            plan = None
-        if plan is not None:
-            if minutes is None:
-                service.plan = plan
-            return plan
-        base = policy or service.policy
-        if base is None:
-            result = RetryPolicy(repeats, seconds, minutes)
-        elif repeats is None and seconds is None and minutes is None:
-            result = base
-        else:
-            result = base.replace(repeats, seconds, minutes)
-        plan = Plan(repeats, seconds, result)
-        if policy is None:
-            if len(service.plans) >= _PLANS_LIMIT:
-                service.plans.clear()
-            service.plans[asked] = plan
-            if minutes is None:
-                service.plan = plan
-        return plan
-
     async def _amend(self, cid: str, transition: Any, *args: Any) -> Record | None:
         self._check_opened()
         try:
@@ -892,12 +845,6 @@ def _inline_only(callback: object, context: object, cid: str | None) -> str | No
                 "async_fallback=True, or use invoke_async"
             )
     return None if cid is None else CorrelationId(cid)
-
-
-def _other(service: AnyService) -> AnyService:
-    raise TypeError(
-        f"{service!r} is not the service that this coordinator's registry has under that name"
-    )
 
 
 def _text(name: str, text: object) -> str:
