@@ -48,6 +48,7 @@ class Work:
     """Advances claims, for the workers of one coordinator.
 
     Attributes:
+        coordinator: What services see as `Call.retry`.
         services: Where targets and callbacks are looked up.
         slots: What runs, and may run.
         runs: Attempts and deliveries under way, by cid.
@@ -67,7 +68,7 @@ class Work:
         max_running: int,
         context: Context,
     ) -> None:
-        self._coordinator = coordinator
+        self.coordinator = coordinator
         self.services = services
         self._backend = backend
         self._environment = environment
@@ -122,7 +123,7 @@ class Work:
         clock, repeats = self._clock, record.policy.repeats
         began, began_at = clock.monotonic(), record.attempt_at or clock.utc()
         limit, cut = _limit(record.policy, record.began, began)
-        run = Run(self._coordinator, claim, record.target, record.attempts, repeats)
+        run = Run(self.coordinator, claim, record.target, record.attempts, repeats)
         if self._environment.is_observed:
             self._tell(
                 events.AttemptStarted, record, attempt=run.attempt, repeats=repeats, background=True
@@ -239,7 +240,7 @@ class Work:
         if service is None:
             await self._park(claim, f"no service is named {record.callback!r} here")
             return
-        run = Run(self._coordinator, claim, service.name, record.deliveries, policy.repeats)
+        run = Run(self.coordinator, claim, service.name, record.deliveries, policy.repeats)
         try:
             arguments = _told(record, service)
         except InvalidPayload as error:
