@@ -372,9 +372,8 @@ class InvokeRetry(Asking):
             max_running=self._max_running,
             context=copy_context(),
         )
-        await self._life.enter(
-            Background(self._backend, self._environment, work, works=self._works)
-        )
+        background = Background(self._backend, self._environment, work, works=self._works)
+        await self._life.enter(background)
         return self
 
     async def __aexit__(
