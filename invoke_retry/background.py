@@ -15,8 +15,9 @@ import anyio
 
 from invoke_retry import machine
 from invoke_retry.backends.base import Backend, Claim
-from invoke_retry.correlation import Call
+from invoke_retry.correlation import running_call
 from invoke_retry.environment import Environment
+from invoke_retry.errors import InvokeRetryError
 from invoke_retry.record import Record
 from invoke_retry.run import Run
 from invoke_retry.work import Work
@@ -33,6 +34,7 @@ class Background:
         works: False: nothing is run here, only accepted.
 
     Attributes:
+        clock: That of the loop in which the coordinator was entered.
         is_over: What were accepted now would never get an outcome here.
     """
 
@@ -40,7 +42,7 @@ class Background:
         self, backend: Backend, environment: Environment, work: Work, *, works: bool
     ) -> None:
         self._backend = backend
-        self._clock = environment.clock
+        self.clock = environment.clock
         self._log = environment.log
         self._work = work
         self._works = works
@@ -69,6 +71,11 @@ class Background:
         """Whether an attempt that were accepted now would neither be made nor kept."""
         return self.is_over or (self._work.is_stopping and not self._backend.durable)
 
+    def is_own_work(self) -> bool:
+        """Whether the running code is part of a service that this coordinator runs."""
+        call = running_call()
+        return call is not None and call.retry is self._work.coordinator
+
     # The supervisor.
 
     async def serve(self, opened: asyncio.Future[None]) -> None:
@@ -78,7 +85,7 @@ class Background:
             opened: Learns when the backend is open, or why it is not.
         """
         try:
-            await self._backend.open(self._clock, self if self._works else None)
+            await self._backend.open(self.clock, self if self._works else None)
         except Exception as error:
             opened.set_exception(error)
             return
@@ -115,7 +122,7 @@ class Background:
             self._backend.pause()
         if self._grace != 0 and self._works:
             await self._until(lambda: self._hurry or self._is_done(), self._grace)
-        until = self._clock.monotonic() + LEAVE_SECONDS
+        until = self.clock.monotonic() + LEAVE_SECONDS
         self._work.is_stopping = True
         if not durable:
             await self._abandon(running=False)
@@ -130,7 +137,7 @@ class Background:
         if not durable:
             await self._abandon()
             await self._hasten_deliveries()
-            left = until - self._clock.monotonic() - _CANCEL_SECONDS
+            left = until - self.clock.monotonic() - _CANCEL_SECONDS
             await self._until(self._is_done, left if self._works else 0)
             self._backend.pause()
             await self._abandon()
@@ -158,12 +165,12 @@ class Background:
     async def _abandon(self, *, running: bool = True) -> None:
         for record in await self._backend.unfinished():
             if record.outcome is None and (running or record.state != "running"):
-                now, utc = self._clock.monotonic(), self._clock.utc()
+                now, utc = self.clock.monotonic(), self.clock.utc()
                 await self._backend.amend(record.cid, machine.end, now, "abandoned", utc)
                 self.ended(record)
 
     async def _hasten_deliveries(self) -> None:
-        now = self._clock.monotonic()
+        now = self.clock.monotonic()
         for record in await self._backend.unfinished():
             if record.state == "notifying" and record.due is not None and record.due > now:
                 await self._backend.amend(record.cid, machine.hasten, now)
@@ -205,6 +212,11 @@ class Background:
         self._leave.set()
         self.hurry()
 
+    def check_fault(self, error: Exception) -> None:
+        """What a backend does not raise on purpose leaves it in no state to go on."""
+        if not isinstance(error, InvokeRetryError):
+            self.fail(error)
+
     def lost(self, cid: str) -> None:
         if (run := self._work.runs.get(cid)) is not None:
             run.cut_off("lost")
@@ -228,12 +240,12 @@ class Background:
         self._tell_change()
 
     @contextmanager
-    def lend_slot(self, call: Call | None) -> Generator[None]:
-        """While a service waits for another invocation, its slot is free for that.
+    def lend_slot(self) -> Generator[None]:
+        """While a service waits here for another invocation, its slot is free for that.
 
         The slot is taken back at once, so for a moment one more may run than there are slots.
         """
-        run = call
+        run = running_call()
         while run is not None and not isinstance(run, Run):  # an inline call of a service
             run = run.parent
         runs = self._work.runs

@@ -149,14 +149,19 @@ class Call:
 here: ContextVar[Call | Caller | None] = ContextVar("invoke_retry.here", default=None)
 
 
+def running_call() -> Call | None:
+    """The attempt that the running code is part of, if it is part of one."""
+    now = here.get()
+    return now.call if isinstance(now, Caller) else now
+
+
 def current_call() -> Call:
     """The attempt that the running code is part of.
 
     Raises:
         LookupError: No service is running here.
     """
-    now = here.get()
-    call = now.call if isinstance(now, Caller) else now
+    call = running_call()
     if call is None:
         raise LookupError(
             "no service is running here; current_call() works inside a service that a "

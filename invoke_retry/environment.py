@@ -6,6 +6,7 @@ from random import Random
 from typing import Any
 
 from invoke_retry.clock import Clock, running_clock
+from invoke_retry.correlation import CorrelationId
 from invoke_retry.events import Event, Hooks
 from invoke_retry.logs import Log
 from invoke_retry.models import utc_time
@@ -32,6 +33,10 @@ class Environment:
         if self.is_observed:
             at = utc_time(self.clock.utc())
             self.hooks.emit(kind(at=at, cid=cid, target=target, **fields))
+
+    def new_cid(self) -> CorrelationId:
+        """A fresh id from the random source."""
+        return CorrelationId.new(self.random)
 
     @property
     def clock(self) -> Clock:

@@ -13,7 +13,7 @@ import asyncio
 import sys
 from collections.abc import Callable
 from threading import local
-from typing import Any
+from typing import Any, Literal
 
 from invoke_retry import events
 from invoke_retry.clock import Clock
@@ -22,7 +22,7 @@ from invoke_retry.environment import Environment
 from invoke_retry.errors import RetriesExhausted
 from invoke_retry.failure import describe, error_info
 from invoke_retry.models import Reason
-from invoke_retry.policy import RetryPolicy, decide, is_retryable
+from invoke_retry.policy import RetryPolicy, Stop, cut_error, decide, is_retryable, time_limit
 from invoke_retry.registry import Service
 
 AnyTask = asyncio.Task[Any]
@@ -147,32 +147,19 @@ class Inline:
         self._attempt_began = self._clock.monotonic()
         if self._environment.is_observed:
             self._tell(events.AttemptStarted, repeats=self._policy.repeats)
-        limit, what, is_deadline = self._limit()
-        if limit is None:
+        seconds, limit = time_limit(self._policy, self._began, self._clock.monotonic())
+        if seconds is None:
             return await self._service.function(*self._arguments)
-        scope = asyncio.timeout(limit)
+        scope = asyncio.timeout(seconds)
         try:
             async with scope:
                 return await self._service.function(*self._arguments)
         except TimeoutError as error:
             if not scope.expired():
                 raise
-            raise TimeoutError(what) from error
+            raise cut_error(self._policy, self._call.attempt, limit) from error
         finally:
-            self._is_late = scope.expired() and is_deadline
-
-    def _limit(self) -> tuple[float | None, str, bool]:
-        """Seconds, what an error says of them, and whether they are those of the deadline."""
-        attempt = self._call.attempt
-        timeout, deadline = self._policy.timeout, self._policy.deadline
-        if deadline is not None:
-            left = max(0.0, self._began + deadline - self._clock.monotonic())
-            if timeout is None or left <= timeout:
-                return left, f"cut off in attempt {attempt} by the deadline of {deadline:g} s", True
-        if timeout is not None:
-            text = f"attempt {attempt} took longer than its timeout of {timeout:g} s"
-            return timeout, text, False
-        return None, "", False
+            self._is_late = scope.expired() and limit == "deadline"
 
     def is_cancelled(self) -> bool:
         """Whether the caller was cancelled meanwhile."""
@@ -195,23 +182,25 @@ class Inline:
         service, policy, call = self._service, self._policy, self._call
         deadline = policy.deadline
         elapsed = 0.0 if deadline is None else self._clock.monotonic() - self._began
-        late = deadline is not None and (self._is_late or elapsed >= deadline)
-        if not late and not is_retryable(error, service.retry_on, service.give_up_on):
-            self._tell_failure(error, None, "permanent")
-            self._environment.log.attempt_failed(call, error, "permanent")
-            return None
-        random = self._environment.random
-        wait = "deadline" if late else decide(policy, call.attempt, elapsed, error, random)
-        if isinstance(wait, str):
-            self._tell_failure(error, None, wait)
-            self._environment.log.attempt_failed(call, error, wait)
+        then: float | Stop | Literal["permanent"]
+        if deadline is not None and (self._is_late or elapsed >= deadline):
+            then = "deadline"
+        elif not is_retryable(error, service.retry_on, service.give_up_on):
+            then = "permanent"
+        else:
+            then = decide(policy, call.attempt, elapsed, error, self._environment.random)
+        if isinstance(then, str):
+            self._tell_failure(error, None, then)
+            self._environment.log.attempt_failed(call, error, then)
+            if then == "permanent":
+                return None
             raise RetriesExhausted(
-                call.cid, service.name, call.attempt, wait, describe(error)
+                call.cid, service.name, call.attempt, then, describe(error)
             ) from error
-        self._tell_failure(error, None if hands_over else wait, None)
+        self._tell_failure(error, None if hands_over else then, None)
         where = "in the background" if hands_over else "again"
-        self._environment.log.attempt_failed(call, error, wait, where)
-        return wait
+        self._environment.log.attempt_failed(call, error, then, where)
+        return then
 
     def succeeded(self, response: Any) -> Any:
         """Tell the hooks; the response goes back to the caller."""

@@ -25,6 +25,7 @@ _HINT_CAP = 3_600.0
 Backoff = Literal["fixed", "exponential"]
 Jitter = Literal["none", "full"]
 Stop = Literal["exhausted", "deadline"]
+Limit = Literal["timeout", "deadline"]
 ErrorTypes = type[Exception] | tuple[type[Exception], ...]
 
 
@@ -148,6 +149,29 @@ def decide(
     if deadline is not None and elapsed + wait >= deadline:
         return "deadline"
     return wait
+
+
+def time_limit(policy: RetryPolicy, began: float, now: float) -> tuple[float | None, Limit]:
+    """What cuts an attempt that begins now: after how many seconds (None: never), and which limit.
+
+    Args:
+        began: When the deadline began to count, on the same clock as *now*.
+    """
+    timeout, deadline = policy.timeout, policy.deadline
+    if deadline is not None:
+        left = max(0.0, began + deadline - now)
+        if timeout is None or left <= timeout:
+            return left, "deadline"
+    return timeout, "timeout"
+
+
+def cut_error(policy: RetryPolicy, attempt: int, limit: Limit) -> TimeoutError:
+    """What an attempt fails with that a limit has cut."""
+    if limit == "deadline":
+        return TimeoutError(
+            f"cut off in attempt {attempt} by the deadline of {policy.deadline:g} s"
+        )
+    return TimeoutError(f"attempt {attempt} took longer than its timeout of {policy.timeout:g} s")
 
 
 def is_retryable(error: BaseException, retry_on: ErrorTypes, give_up_on: ErrorTypes) -> bool:

@@ -20,6 +20,7 @@ from invoke_retry.errors import (
     NotStorable,
     ServiceNotFound,
 )
+from invoke_retry.plan import Plans
 from invoke_retry.policy import ErrorTypes, RetryPolicy
 from invoke_retry.signature import Signature, adapter_for, type_text
 from invoke_retry.storable import Codec
@@ -41,25 +42,6 @@ class _Missing(Enum):
 Missing = Literal[_Missing.MISSING]
 MISSING: Final = _Missing.MISSING
 """Stands for "no payload given", since None is a payload."""
-
-
-class Plan:
-    """A policy as a call has put it together, with what the call said.
-
-    Compared by identity: equal is not enough, since `True == 1 == 1.0`.
-    """
-
-    __slots__ = ("is_limited", "policy", "repeats", "repeats_asked", "seconds_asked")
-
-    def __init__(self, repeats: object, seconds: object, policy: RetryPolicy) -> None:
-        self.repeats_asked = repeats
-        self.seconds_asked = seconds
-        self.policy = policy
-        self.repeats = policy.repeats
-        self.is_limited = policy.timeout is not None or policy.deadline is not None
-
-
-_NO_POLICY = RetryPolicy.model_construct(repeats=0, seconds=0)  # quick: nothing is validated
 
 
 class Service(Generic[P_contra, R_co]):
@@ -93,8 +75,7 @@ class Service(Generic[P_contra, R_co]):
         self.retry_on = _check_errors(name, "retry_on", retry_on)
         self.give_up_on = _check_errors(name, "give_up_on", give_up_on)
         self.max_running = _check_limit(name, max_running)
-        self.plans: dict[tuple[object, ...], Plan] = {}
-        self.plan = Plan(MISSING, MISSING, self.policy or _NO_POLICY)
+        self.plans = Plans(self.policy)
         signature = Signature(name, function, local_names)
         self.takes_payload = signature.takes_payload
         self.needs_payload = signature.needs_payload
@@ -336,6 +317,24 @@ class ServiceRegistry(Mapping[str, Service[Any, Any]]):
 
     def __repr__(self) -> str:
         return f"<ServiceRegistry of {len(self)} services>"
+
+
+def resolve(services: ServiceRegistry, target: str | Service[Any, Any]) -> Service[Any, Any]:
+    """The service that a caller means, by itself or by its name.
+
+    Raises:
+        ServiceNotFound: No service is registered under that name.
+        TypeError: It is no service, or not the one that is registered under its name.
+    """
+    if isinstance(target, str):
+        return services.find(target) or services[target]
+    if not isinstance(target, Service):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"{shown(target)} is no service; pass a Service or its name")
+    if (services.find(target.name) or services[target.name]) is not target:
+        raise TypeError(
+            f"{target!r} is not the service that this coordinator's registry has under that name"
+        )
+    return target
 
 
 def _callers_locals() -> Mapping[str, Any]:

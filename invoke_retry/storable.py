@@ -148,6 +148,18 @@ def dump_any(value: Any, path: str, max_bytes: int) -> bytes:
     return any_codec().dump(value, path, max_bytes)
 
 
+def checked_text(name: str, text: object) -> str:
+    """*text* if it is a short one that can be stored.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if not isinstance(text, str) or not 1 <= len(text) <= 1_000:
+        raise ValueError(f"{name} is {shown(text)}, but must be a str of 1 to 1,000 characters")
+    dump_any(text, name, 10_000)
+    return text
+
+
 def load_any(data: bytes | None) -> Any:
     """The plain JSON value; None stands for nothing stored."""
     return None if data is None else from_json(data)

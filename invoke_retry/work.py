@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextvars import Context
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_origin
+from typing import TYPE_CHECKING, Any, get_origin
 
 import anyio
 
@@ -17,12 +17,13 @@ from invoke_retry import events, machine
 from invoke_retry.backends.base import Backend, Claim, T, Transition
 from invoke_retry.environment import Environment
 from invoke_retry.errors import BackendError, InvalidPayload, NotStorable
-from invoke_retry.failure import Failure, failure_of, type_name
+from invoke_retry.failure import type_name
+from invoke_retry.judge import Judge, Verdict
 from invoke_retry.models import State
-from invoke_retry.policy import RetryPolicy, Stop, decide, is_retryable
+from invoke_retry.policy import RetryPolicy, time_limit
 from invoke_retry.record import Record, callback_json, callback_payload
 from invoke_retry.registry import Service, ServiceRegistry
-from invoke_retry.run import Cut, Run
+from invoke_retry.run import Run
 from invoke_retry.slots import Slots
 
 if TYPE_CHECKING:
@@ -37,17 +38,11 @@ class WorkerDied(Exception):
     __module__ = "builtins"  # it is shown by its bare name
 
 
-class Verdict(NamedTuple):
-    """What follows a failed attempt: a wait in seconds, or why to stop."""
-
-    failure: Failure
-    then: float | Stop | Literal["permanent"]
-
-
 class Work:
     """Advances claims, for the workers of one coordinator.
 
     Attributes:
+        coordinator: What services see as `Call.retry`.
         services: Where targets and callbacks are looked up.
         slots: What runs, and may run.
         runs: Attempts and deliveries under way, by cid.
@@ -67,13 +62,14 @@ class Work:
         max_running: int,
         context: Context,
     ) -> None:
-        self._coordinator = coordinator
+        self.coordinator = coordinator
         self.services = services
         self._backend = backend
         self._environment = environment
         self._clock = environment.clock
         self._log = environment.log
         self._callback_policy = callback_policy
+        self._judge = Judge(environment, callback_policy)
         self._context = context
         self._loop = asyncio.get_running_loop()
         self.slots = Slots(max_running, services)
@@ -124,8 +120,8 @@ class Work:
             return
         clock, repeats = self._clock, record.policy.repeats
         began, began_at = clock.monotonic(), record.attempt_at or clock.utc()
-        limit, cut = _limit(record.policy, record.began, began)
-        run = Run(self._coordinator, claim, record.target, record.attempts, repeats)
+        limit, cut = time_limit(record.policy, record.began, began)
+        run = Run(self.coordinator, claim, record.target, record.attempts, repeats)
         if self._environment.is_observed:
             self._tell(
                 events.AttemptStarted, record, attempt=run.attempt, repeats=repeats, background=True
@@ -139,7 +135,7 @@ class Work:
         elif run.cut == "stop":
             await self._give_back(claim)
         elif run.cut != "lost":
-            await self._failed(claim, self._judge(run, service), ended_at)
+            await self._failed(claim, self._judge.failed_run(run, service), ended_at)
 
     async def _succeeded(
         self, claim: Claim, service: Service[Any, Any], value: Any, ended_at: float
@@ -165,28 +161,6 @@ class Work:
         )
         if kept:
             self.tell_outcome(claim.record)
-
-    def _judge(self, run: Run, service: Service[Any, Any]) -> Verdict:
-        """Decide over a failure, and let go of the exception: its frames hold the payload."""
-        record = run.claim.record
-        policy, error, run.error = record.policy, run.error, None
-        assert error is not None
-        is_cancelled = isinstance(error, asyncio.CancelledError)
-        if is_cancelled and run.cut in ("timeout", "deadline"):
-            error = _timed_out(error, run, policy)
-        if run.cut == "deadline":  # whoever cut it off knows; the clock may be a hair behind
-            return self._verdict(run, error, "deadline")
-        if not is_cancelled and not _may_pass(error, service):
-            return self._verdict(run, error, "permanent")
-        elapsed = self._clock.monotonic() - record.began
-        then = decide(policy, run.attempt, elapsed, error, self._environment.random)
-        return self._verdict(run, error, then)
-
-    def _verdict(
-        self, run: Run, error: BaseException, then: float | Stop | Literal["permanent"]
-    ) -> Verdict:
-        self._log.attempt_failed(run, error, then)
-        return Verdict(failure_of(error), then)
 
     async def _failed(self, claim: Claim, verdict: Verdict, ended_at: float) -> None:
         record, attempt = claim.record, claim.record.attempts
@@ -242,13 +216,13 @@ class Work:
         if service is None:
             await self._park(claim, f"no service is named {record.callback!r} here")
             return
-        run = Run(self._coordinator, claim, service.name, record.deliveries, policy.repeats)
+        run = Run(self.coordinator, claim, service.name, record.deliveries, policy.repeats)
         try:
             arguments = _told(record, service)
         except InvalidPayload as error:
             run.error = error
         else:
-            limit, cut = _limit(policy, record.began, self._clock.monotonic())
+            limit, cut = time_limit(policy, record.began, self._clock.monotonic())
             await run.over(
                 self._loop, self._context.copy(), self.runs, service, arguments, limit, cut
             )
@@ -266,26 +240,8 @@ class Work:
         elif run.cut == "stop":
             await self._give_back(claim)
         elif run.cut != "lost":
-            await self._not_delivered(claim, self._judge_delivery(run, service))
-
-    def _judge_delivery(self, run: Run, service: Service[Any, Any]) -> Verdict:
-        error, run.error = run.error, None
-        assert error is not None
-        if isinstance(error, asyncio.CancelledError) and run.cut in ("timeout", "deadline"):
-            error = _timed_out(error, run, self._callback_policy)
-        if run.cut == "deadline":
-            return self._verdict(run, error, "deadline")
-        # an outcome is worth every attempt that the policy has, whatever the callback raises
-        if isinstance(error, Exception) and not _may_pass(error, service):
-            return self._verdict(run, error, "permanent")
-        return self._verdict(run, error, self._next_delivery(run.claim.record, error))
-
-    def _next_delivery(self, record: Record, error: BaseException) -> float | Stop:
-        if self.is_stopping:
-            return "exhausted"
-        elapsed = self._clock.monotonic() - record.began
-        random = self._environment.random
-        return decide(self._callback_policy, record.deliveries, elapsed, error, random)
+            verdict = self._judge.failed_run(run, service, is_last=self.is_stopping)
+            await self._not_delivered(claim, verdict)
 
     async def _not_delivered(self, claim: Claim, verdict: Verdict) -> None:
         record, callback = claim.record, claim.record.callback or ""
@@ -325,14 +281,11 @@ class Work:
             return
         if record.state != state or record.due is not None:  # half written down, perhaps
             raise error
-        failure = failure_of(error)
         if state == "running":
-            elapsed = self._clock.monotonic() - record.began
-            random = self._environment.random
-            then = decide(record.policy, record.attempts, elapsed, error, random)
-            await self._failed(claim, Verdict(failure, then), self._clock.utc())
+            await self._failed(claim, self._judge.fault(record, error), self._clock.utc())
         else:
-            await self._not_delivered(claim, Verdict(failure, self._next_delivery(record, error)))
+            verdict = self._judge.fault(record, error, is_last=self.is_stopping)
+            await self._not_delivered(claim, verdict)
 
     async def _give_back(self, claim: Claim, *, unstarted: bool = False) -> None:
         """The coordinator is leaving: an interrupted attempt does not count."""
@@ -391,21 +344,6 @@ class Work:
             )
 
 
-def _limit(policy: RetryPolicy, began: float, now: float) -> tuple[float | None, Cut]:
-    timeout, deadline = policy.timeout, policy.deadline
-    if deadline is not None:
-        left = max(0.0, began + deadline - now)
-        if timeout is None or left < timeout:
-            return left, "deadline"
-    return timeout, "timeout"
-
-
-def _may_pass(error: BaseException, service: Service[Any, Any]) -> bool:
-    return isinstance(error, Exception) and is_retryable(
-        error, service.retry_on, service.give_up_on
-    )
-
-
 def _told(record: Record, service: Service[Any, Any]) -> tuple[Any, ...]:
     """What the callback is given: a `CallbackPayload`, or the same as plain JSON."""
     annotation = service.payload_type
@@ -415,13 +353,3 @@ def _told(record: Record, service: Service[Any, Any]) -> tuple[Any, ...]:
         except InvalidPayload:  # a model of the user's own may fit the plain form
             pass
     return service.arguments(callback_json(record))
-
-
-def _timed_out(error: BaseException, run: Run, policy: RetryPolicy) -> TimeoutError:
-    if run.cut == "deadline":
-        text = f"cut off in attempt {run.attempt} by the deadline of {policy.deadline:g} s"
-    else:
-        text = f"attempt {run.attempt} took longer than its timeout of {policy.timeout:g} s"
-    late = TimeoutError(text)
-    late.__cause__ = error
-    return late
