@@ -702,11 +702,12 @@ class InvokeRetry:
         )
         try:
             await opened
-        except BaseException:
+        except BaseException as error:
             self._supervisor.cancel()
             with anyio.CancelScope(shield=True):
                 await asyncio.wait({self._supervisor})
-                await self._backend.close()
+                if not isinstance(error, InvalidState):  # else it is another coordinator's
+                    await self._backend.close()
             raise
         self._supervisor.add_done_callback(self._on_supervisor_done)
         self._phase = "open"
