@@ -151,7 +151,7 @@ def _check(db: sqlite3.Connection, path: Path) -> None:
     version = db.execute("PRAGMA user_version").fetchone()[0]
     if version > VERSION:
         oldest = db.execute("SELECT value FROM meta WHERE name = 'oldest_reader'").fetchone()
-        if oldest is None or oldest[0] > VERSION:
+        if oldest is None or not isinstance(oldest[0], int) or oldest[0] > VERSION:
             raise BackendError(
                 f"the store {path} was written by a newer invoke-retry (schema {version}), which "
                 f"this one (schema {VERSION}) cannot read; upgrade this one, or name another file"

@@ -15,6 +15,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import count
+from math import isfinite
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,7 +24,7 @@ from invoke_retry.backends.sqlite import rows, schema
 from invoke_retry.backends.sqlite.files import FileLock, beside
 from invoke_retry.backends.sqlite.rows import COLUMNS, Stored, Unreadable
 from invoke_retry.clock import Clock, boot_id
-from invoke_retry.errors import InvocationNotFound
+from invoke_retry.errors import BackendError, InvocationNotFound
 from invoke_retry.machine import IllegalTransition
 from invoke_retry.record import FINAL, Record
 
@@ -169,12 +170,21 @@ class Store:
         meta = dict(db.execute("SELECT name, value FROM meta").fetchall())
         boot, monotonic, utc = boot_id(), self.clock.monotonic(), self.clock.utc()
         if meta.get("boot") == boot:
-            self.shift = float(meta["shift"])
+            self.shift = self._known_time(meta, "shift")
             return
         if "boot" in meta:
-            passed = max(0.0, utc - float(meta["last_utc"]))
-            self.shift = float(meta["last_time"]) + passed - monotonic
+            passed = max(0.0, utc - self._known_time(meta, "last_utc"))
+            self.shift = self._known_time(meta, "last_time") + passed - monotonic
         self.set_meta(db, boot=boot, shift=self.shift, last_time=self.now, last_utc=utc)
+
+    def _known_time(self, meta: Mapping[str, object], name: str) -> float:
+        value = meta.get(name)
+        if not isinstance(value, int | float) or not isfinite(value):
+            raise BackendError(
+                f"the store {self.settings.path} is refused: what it says of time ({name}) is "
+                "damaged, so that nothing could be run when it is due; restore it from a copy"
+            )
+        return value
 
     @staticmethod
     def set_meta(db: sqlite3.Connection, **values: Any) -> None:
