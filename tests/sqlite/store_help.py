@@ -15,8 +15,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import invoke_retry
-from invoke_retry import CallbackPayload, InvokeRetry, ServiceRegistry
+from invoke_retry import BackendError, CallbackPayload, InvokeRetry, ServiceRegistry
 from invoke_retry.backends import SQLiteBackend
 
 PACKAGE = Path(invoke_retry.__file__).parent
@@ -135,3 +137,30 @@ def run(source: str, *arguments: object, timeout: float = 60) -> str:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def beside(path: Path) -> list[Path]:
+    """The file, and what belongs to it."""
+    return sorted(each for each in path.parent.iterdir() if each.name.startswith(path.name))
+
+
+async def make(path: Path, *, waiting: int = 0) -> None:
+    """A store with one finished and some waiting invocations, closed in good order."""
+    async with Stage().on(path) as retry:
+        cid = await retry.invoke_async("echo", "x" * 100, repeats=0, seconds=0)
+        await reaches(retry, cid, "succeeded")
+        for _ in range(waiting):
+            cid = await retry.invoke_async("fail", "y" * 2_000, repeats=1, seconds=3_600)
+            await reaches(retry, cid, "waiting")
+
+
+async def refused(path: Path) -> str:
+    """What is said of a file that must be refused, and must be left as it was."""
+    kept = path.read_bytes() if path.is_file() and os.access(path, os.R_OK) else None
+    with pytest.raises(BackendError) as caught:
+        async with Stage().on(path):
+            raise AssertionError("entered")
+    assert str(path) in str(caught.value)
+    if kept is not None:
+        assert path.read_bytes() == kept
+    return str(caught.value)
