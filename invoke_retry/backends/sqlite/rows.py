@@ -28,7 +28,10 @@ _LIVE: Final = (
 )  # fmt: skip
 _BODIES: Final = ("payload", "context", "response")
 
-_STATES: frozenset[str] = frozenset(get_args(State))
+MOST: Final = 2**53
+_LATEST: Final = 1e11  # seconds: some thousand years
+
+STATES: frozenset[str] = frozenset(get_args(State))
 _REASONS: frozenset[str] = frozenset(get_args(Reason))
 _TEXT, _COUNT, _TIME = (str,), (int,), (float, int)
 _NULL = (type(None),)
@@ -47,7 +50,8 @@ READY: Final = "state IN ('waiting', 'notifying') AND due IS NOT NULL"
 KEPT: Final = "state IN ('parked', 'dead', 'succeeded', 'failed', 'cancelled')"
 SPOILT: Final = (
     "state NOT IN ('waiting', 'running', 'notifying', 'parked', 'dead', 'succeeded', 'failed', "
-    "'cancelled') OR typeof(due) IN ('text', 'blob')"
+    "'cancelled') OR due NOT BETWEEN -1e11 AND 1e11 "  # text and blobs are above all numbers
+    "OR (due IS NULL AND owner IS NULL AND state IN ('waiting', 'running', 'notifying'))"
 )
 _INSERT: Final = (
     f"INSERT INTO invocation ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
@@ -134,12 +138,15 @@ def _load(db: sqlite3.Connection, row: tuple[Any, ...], shift: float, history: i
             raise TypeError(f"{name} is of type {type(value).__name__}")
     (
         number, cid, target, callback, source, orig_cid, policy, created_at, resubmit_of,
-        _, state, token, attempts, deliveries, due, began, _, owner, attempt_at, first_at, reason,
-        outcome_at, response_omitted, error_type, error_message, delivery_error_type,
+        _, state, token, attempts, deliveries, due, began, deadline, owner, attempt_at, first_at,
+        reason, outcome_at, response_omitted, error_type, error_message, delivery_error_type,
         delivery_error_message, parked_because,
     ) = row  # fmt: skip
-    if state not in _STATES or (reason is not None and reason not in _REASONS):
+    if state not in STATES or (reason is not None and reason not in _REASONS):
         raise ValueError(f"state is {state}, reason is {reason}")
+    if not 0 <= min(token, attempts, deliveries) <= max(token, attempts, deliveries) <= MOST:
+        raise ValueError("a number is out of range")
+    _check_times(created_at, due, began, deadline, attempt_at, first_at, outcome_at)
     bodies = _load_bodies(db, number)
     record = Record(
         CorrelationId(cid), target, callback, source, orig_cid, bodies.get("payload"),
@@ -223,22 +230,36 @@ def _load_attempts(db: sqlite3.Connection, row: int, limit: int) -> tuple[PastAt
     ).fetchall()
     history: list[PastAttempt] = []
     for number, started_at, ended_at, error_type, error_message, traceback in reversed(found):
+        if not isinstance(number, int) or not 0 <= number <= MOST:
+            raise TypeError("the number of an attempt is none")
+        _check_times(started_at, ended_at)
         failure = _failure(error_type, error_message, traceback)
-        history.append(PastAttempt(int(number), float(started_at), float(ended_at), failure))
+        history.append(PastAttempt(number, started_at, ended_at, failure))
     return tuple(history)
 
 
 def _load_bodies(db: sqlite3.Connection, row: int) -> dict[str, bytes]:
     bodies: dict[str, bytes] = {}
     for kind, json in db.execute("SELECT kind, json FROM body WHERE id = ?", (row,)):
+        if not isinstance(kind, str) or not isinstance(json, bytes):
+            raise TypeError("a body is of another type")
         if kind in _BODIES:
             from_json(json)  # what is no JSON is found here, not by whoever is given it
-            bodies[kind] = bytes(json)
+            bodies[kind] = json
     return bodies
 
 
-def _failure(name: str | None, message: str | None, traceback: str | None = None) -> Failure | None:
-    return None if name is None else Failure(name, message or "", traceback)
+def _failure(name: object, message: object, traceback: object = None) -> Failure | None:
+    told = name, message, traceback
+    if not all(text is None or isinstance(text, str) for text in told):
+        raise TypeError("an error is no text")
+    return None if name is None else Failure(name, message or "", traceback)  # type: ignore[arg-type]
+
+
+def _check_times(*times: float | None) -> None:
+    for time in times:
+        if time is not None and not -_LATEST < time < _LATEST:  # type errors are welcome, too
+            raise ValueError("a time is out of range")
 
 
 _policy = lru_cache(maxsize=1_000)(RetryPolicy.model_validate_json)

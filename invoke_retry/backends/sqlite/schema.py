@@ -94,6 +94,7 @@ def connect(path: Path, *, synchronous: str, alone: bool) -> sqlite3.Connection:
             with read_only(path) as looking:
                 _check(looking, path)
         db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)
+        db.text_factory = _text
     except (sqlite3.Error, OSError) as error:
         raise unusable(path, error) from error
     try:
@@ -127,10 +128,19 @@ def read_only(path: Path) -> Generator[sqlite3.Connection]:
     """A connection that cannot write, nor checkpoint when it is closed."""
     uri = f"{path.absolute().as_uri()}?mode=ro"
     db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=5)
+    db.text_factory = _text
     try:
         yield db
     finally:
         db.close()
+
+
+def _text(raw: bytes) -> str | bytes:
+    """One spoilt text must not make a statement fail that finds other rows, too."""
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return raw
 
 
 def unusable(path: Path, error: Exception) -> BackendError:
