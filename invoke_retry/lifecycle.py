@@ -68,11 +68,12 @@ class Lifecycle:
         )
         try:
             await opened
-        except BaseException:
+        except BaseException as error:
             supervisor.cancel()
             with anyio.CancelScope(shield=True):
                 await asyncio.wait({supervisor})
-                await self._backend.close()
+                if not isinstance(error, InvalidState):  # else it is another coordinator's
+                    await self._backend.close()
             raise
         supervisor.add_done_callback(self._on_supervisor_done)
         self._phase = "open"

@@ -77,6 +77,8 @@ def facts(record: Record) -> dict[str, Any]:
     for name in ("due", "began"):  # they pass through another scale
         if found[name] is not None:
             found[name] = pytest.approx(found[name], abs=1e-5)
+    if record.delivery_error is not None:  # its traceback is not kept
+        found["delivery_error"] = record.delivery_error[:2]
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -94,11 +95,10 @@ class SQLiteBackend(Backend):
                 f"synchronous is {shown(synchronous)}, but must be 'full' (survives power loss) "
                 "or 'normal' (survives the death of the process)"
             )
-        try:
+        name: object = None
+        with suppress(TypeError):
             name = os.fspath(path)
-        except TypeError:
-            name = ""
-        if not name or "\x00" in name or name == ":memory:":
+        if not isinstance(name, str) or not name or "\x00" in name or name == ":memory:":
             raise ValueError(
                 f"path is {shown(path)}, but must name a file; for invocations that need not be "
                 "kept there is memory://"

@@ -27,7 +27,10 @@ _LIVE: Final = (
     "error_message", "delivery_error_type", "delivery_error_message", "parked_because",
 )  # fmt: skip
 
-_STATES: frozenset[str] = frozenset(get_args(State))
+MOST: Final = 2**53
+_LATEST: Final = 1e11  # seconds: some thousand years
+
+STATES: frozenset[str] = frozenset(get_args(State))
 _REASONS: frozenset[str] = frozenset(get_args(Reason))
 _TEXT, _COUNT, _TIME = (str,), (int,), (float, int)
 _NULL = (type(None),)
@@ -46,7 +49,8 @@ READY: Final = "state IN ('waiting', 'notifying') AND due IS NOT NULL"
 KEPT: Final = "state IN ('parked', 'dead', 'succeeded', 'failed', 'cancelled')"
 SPOILT: Final = (
     "state NOT IN ('waiting', 'running', 'notifying', 'parked', 'dead', 'succeeded', 'failed', "
-    "'cancelled') OR typeof(due) IN ('text', 'blob')"
+    "'cancelled') OR due NOT BETWEEN -1e11 AND 1e11 "  # text and blobs are above all numbers
+    "OR (due IS NULL AND owner IS NULL AND state IN ('waiting', 'running', 'notifying'))"
 )
 _INSERT: Final = (
     f"INSERT INTO invocation ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))}) "
@@ -134,12 +138,15 @@ def _load(db: sqlite3.Connection, row: tuple[Any, ...], shift: float, history: i
             raise TypeError(f"{name} is of type {type(value).__name__}")
     (
         number, cid, target, callback, source, orig_cid, policy, created_at, resubmit_of,
-        _, state, token, attempts, deliveries, due, began, _, owner, attempt_at, first_at, reason,
-        outcome_at, response_omitted, error_type, error_message, delivery_error_type,
+        _, state, token, attempts, deliveries, due, began, deadline, owner, attempt_at, first_at,
+        reason, outcome_at, response_omitted, error_type, error_message, delivery_error_type,
         delivery_error_message, parked_because,
     ) = row  # fmt: skip
-    if state not in _STATES or (reason is not None and reason not in _REASONS):
+    if state not in STATES or (reason is not None and reason not in _REASONS):
         raise ValueError(f"state is {state}, reason is {reason}")
+    if not 0 <= min(token, attempts, deliveries) <= max(token, attempts, deliveries) <= MOST:
+        raise ValueError("a number is out of range")
+    _check_times(created_at, due, began, deadline, attempt_at, first_at, outcome_at)
     payload, context, response = _load_json(db, number)
     record = Record(
         CorrelationId(cid), target, callback, source, orig_cid, payload, context,
@@ -223,8 +230,11 @@ def _load_attempts(db: sqlite3.Connection, row: int, limit: int) -> tuple[PastAt
     ).fetchall()
     history: list[PastAttempt] = []
     for number, started_at, ended_at, error_type, error_message, traceback in reversed(found):
+        if not isinstance(number, int) or not 0 <= number <= MOST:
+            raise TypeError("the number of an attempt is none")
+        _check_times(started_at, ended_at)
         failure = _failure(error_type, error_message, traceback)
-        history.append(PastAttempt(int(number), float(started_at), float(ended_at), failure))
+        history.append(PastAttempt(number, started_at, ended_at, failure))
     return tuple(history)
 
 
@@ -235,15 +245,26 @@ def _load_json(db: sqlite3.Connection, row: int) -> tuple[bytes | None, ...]:
     return tuple(_json(data) for data in (*(request or (None, None)), *(response or (None,))))
 
 
-def _json(data: Any) -> bytes | None:
-    if data is not None:
-        from_json(data)
-        data = bytes(data)
-    return cast("bytes | None", data)
+def _json(data: object) -> bytes | None:
+    if data is None:
+        return None
+    if not isinstance(data, bytes):
+        raise TypeError("JSON is of another type")
+    from_json(data)
+    return data
 
 
-def _failure(name: str | None, message: str | None, traceback: str | None = None) -> Failure | None:
-    return None if name is None else Failure(name, message or "", traceback)
+def _failure(name: object, message: object, traceback: object = None) -> Failure | None:
+    told = name, message, traceback
+    if not all(text is None or isinstance(text, str) for text in told):
+        raise TypeError("an error is no text")
+    return None if name is None else Failure(name, message or "", traceback)  # type: ignore[arg-type]
+
+
+def _check_times(*times: float | None) -> None:
+    for time in times:
+        if time is not None and not -_LATEST < time < _LATEST:  # type errors are welcome, too
+            raise ValueError("a time is out of range")
 
 
 _policy = lru_cache(maxsize=1_000)(RetryPolicy.model_validate_json)

@@ -94,6 +94,7 @@ def connect(path: Path, *, synchronous: str, alone: bool) -> sqlite3.Connection:
             with read_only(path) as looking:
                 _check(looking, path)
         db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)
+        db.text_factory = _text
     except (sqlite3.Error, OSError) as error:
         raise unusable(path, error) from error
     try:
@@ -159,7 +160,17 @@ def read_only(path: Path) -> Generator[sqlite3.Connection]:
 
 def _open_read_only(path: Path) -> sqlite3.Connection:
     uri = f"{path.absolute().as_uri()}?mode=ro"
-    return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, timeout=5)
+    db = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, timeout=5)
+    db.text_factory = _text
+    return db
+
+
+def _text(raw: bytes) -> str | bytes:
+    """One spoilt text must not make a statement fail that finds other rows, too."""
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return raw
 
 
 def unusable(path: Path, error: Exception) -> BackendError:
@@ -180,7 +191,7 @@ def _check(db: sqlite3.Connection, path: Path) -> None:
     version = db.execute("PRAGMA user_version").fetchone()[0]
     if version > VERSION:
         oldest = db.execute("SELECT value FROM meta WHERE name = 'oldest_reader'").fetchone()
-        if oldest is None or oldest[0] > VERSION:
+        if oldest is None or not isinstance(oldest[0], int) or oldest[0] > VERSION:
             raise BackendError(
                 f"the store {path} was written by a newer invoke-retry (schema {version}), which "
                 f"this one (schema {VERSION}) cannot read; upgrade this one, or name another file"

@@ -15,13 +15,14 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import count
+from math import isfinite
 from pathlib import Path
 from typing import Any, Final
 
 from invoke_retry.backends.base import Query
 from invoke_retry.backends.sqlite import rows, schema
 from invoke_retry.backends.sqlite.files import FileLock, beside
-from invoke_retry.backends.sqlite.rows import COLUMNS, Stored, Unreadable
+from invoke_retry.backends.sqlite.rows import COLUMNS, MOST, STATES, Stored, Unreadable
 from invoke_retry.clock import Clock, boot_id
 from invoke_retry.errors import BackendError, InvocationNotFound
 from invoke_retry.machine import IllegalTransition
@@ -179,13 +180,22 @@ class Store:
         meta = dict(db.execute("SELECT name, value FROM meta").fetchall())
         boot, monotonic, utc = boot_id(), self.clock.monotonic(), self.clock.utc()
         if meta.get("boot") == boot:
-            self.shift = float(meta["shift"])
+            self.shift = self._known_time(meta, "shift")
             return
         if "boot" in meta:
-            passed = max(0.0, utc - float(meta["last_utc"]))
-            self.shift = float(meta["last_time"]) + passed - monotonic
+            passed = max(0.0, utc - self._known_time(meta, "last_utc"))
+            self.shift = self._known_time(meta, "last_time") + passed - monotonic
         if not self.settings.read_only:
             self.set_meta(db, boot=boot, shift=self.shift, last_time=self.now, last_utc=utc)
+
+    def _known_time(self, meta: Mapping[str, object], name: str) -> float:
+        value = meta.get(name)
+        if not isinstance(value, int | float) or not isfinite(value):
+            raise BackendError(
+                f"the store {self.settings.path} is refused: what it says of time ({name}) is "
+                "damaged, so that nothing could be run when it is due; restore it from a copy"
+            )
+        return value
 
     @staticmethod
     def set_meta(db: sqlite3.Connection, **values: Any) -> None:
@@ -261,15 +271,25 @@ class Store:
 
     def park_damaged(self, row: tuple[Any, ...], because: str) -> None:
         """Park what cannot be read: kept and visible, until somebody mends or deletes it."""
-        token = row[_TOKEN] if isinstance(row[_TOKEN], int) else 0
+        token = row[_TOKEN]
+        if not isinstance(token, int) or not 0 <= token < MOST:
+            token = 0
         self.db.execute(
             "UPDATE invocation SET state = 'parked', token = ?, owner = NULL, due = ?, "
             "deadline = NULL, parked_because = ? WHERE id = ?",
             (token + 1, self.now + self.settings.park_for, because, row[0]),
         )
-        if isinstance(row[_STATE], str):
+        if row[_STATE] in STATES:
             self.moved[row[_STATE]] -= 1
-        self.moved["parked"] += 1
+            self.moved["parked"] += 1
+        else:  # which state it was in is lost; but unfinished ones are all there to be counted
+            self._count_again()
+
+    def _count_again(self) -> None:
+        kept = self.counts()
+        for state in _UNFINISHED:
+            found = self.db.execute("SELECT count(*) FROM invocation WHERE state = ?", (state,))
+            self.moved[state] = found.fetchone()[0] - kept.get(state, 0)
 
     def change(self, stored: Stored, transition: Callable[[Record], None]) -> Record | None:
         """Make a transition that the record's row calls for; None if it does not allow it."""

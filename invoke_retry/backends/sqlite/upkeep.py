@@ -145,11 +145,12 @@ class Upkeep:
         if not unknown:
             return
         elsewhere = db.execute("SELECT services FROM worker").fetchall()
-        runnable = {name for (services,) in elsewhere for name in json.loads(services)}
+        runnable = {name for (services,) in elsewhere for name in _names(services)}
         for name in unknown:
             if name in runnable:
                 continue
-            for stored in self._store.loaded(f"service = ? AND {READY} AND due <= ?", name, now):
+            is_named = "service = ?" if isinstance(name, str) else "CAST(service AS BLOB) = ?"
+            for stored in self._store.loaded(f"{is_named} AND {READY} AND due <= ?", name, now):
                 because = f"no service is named {name!r} here"
                 self._store.change(stored, partial(machine.park, because=because))
 
@@ -166,3 +167,11 @@ class Upkeep:
 
 _ALL = -1
 _STATE = COLUMNS.split(", ").index("state")
+
+
+def _names(services: object) -> list[str]:
+    """What a process can run; nothing, if somebody else has written that."""
+    try:
+        return [name for name in json.loads(services) if isinstance(name, str)]  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return []
