@@ -143,5 +143,6 @@ class _Invocation:
             for line in self._of("ended")
             if (line.pid, line.number) == (began.pid, began.number)
         ]
-        later = [at for at in (*ends, self._deaths.get(began.pid, 0)) if at >= began.at]
-        return min(later, default=float("inf"))
+        # a process may have a moment left after its killer has made a note
+        died_at = max(began.at, self._deaths.get(began.pid, float("inf")))
+        return min([*ends, died_at])

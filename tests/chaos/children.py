@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -59,6 +60,26 @@ class Child:
     def send(self, number: signal.Signals) -> None:
         """Have it stopped, resumed or told to leave."""
         self._process.send_signal(number)
+
+    async def pause(self, lock: Path) -> None:
+        """Stop it where it does not hold the lock of the store: then all would wait for it."""
+        while True:
+            self.send(signal.SIGSTOP)
+            await until(self._is_stopped)
+            with lock.open() as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    return
+                except BlockingIOError:
+                    self.resume()
+            await anyio.sleep(0.01)
+
+    def _is_stopped(self) -> bool:
+        return os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT) is not None
+
+    def resume(self) -> None:
+        """Let it go on."""
+        self.send(signal.SIGCONT)
 
     def kill(self) -> None:
         """End it, whatever it does."""

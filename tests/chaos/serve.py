@@ -16,20 +16,31 @@ from typing import Any
 from invoke_retry import InvokeRetry
 from invoke_retry.backends import SQLiteBackend
 
+from .children import until
 from .journal import Journal
 from .lifeline import end_with_parent
 from .tasks import CALLBACK_POLICY, make_services
 
 
 async def serve(
-    folder: Path, *, lease: float, grace: float = 30, submit: int = 0, max_running: int = 100
+    folder: Path,
+    *,
+    lease: float,
+    grace: float = 30,
+    max_running: int = 100,
+    submit: int = 0,
+    gate: bool = False,
 ) -> None:
     """Run what is due.
 
     Args:
         submit: How many invocations this process accepts itself, as fast as it can.
+        gate: It waits for a file `go` before it enters its coordinator.
     """
     journal = Journal(folder / "journal")
+    if gate:
+        journal.write("at the gate")
+        await until((folder / "go").exists)
     leave = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, leave.set)
     async with InvokeRetry(

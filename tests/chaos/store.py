@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from invoke_retry import CallbackPayload, InvokeRetry
 from invoke_retry.backends import SQLiteBackend
 
 from .journal import Journal
-from .tasks import CALLBACK_POLICY, make_services
+from .tasks import CALLBACK_POLICY, POLICY, Task, make_services
 
 
 def coordinator(folder: Path, **options: Any) -> InvokeRetry:
@@ -23,6 +24,18 @@ def coordinator(folder: Path, **options: Any) -> InvokeRetry:
 def submitting(folder: Path) -> InvokeRetry:
     """One that submits and asks, and runs nothing."""
     return coordinator(folder, work=False)
+
+
+async def submit(retry: InvokeRetry, journal: Journal, task: Task, number: int) -> None:
+    """Have so many accepted, all at once."""
+
+    async def one() -> None:
+        cid = await retry.invoke_async("work", task, policy=POLICY, callback="told")
+        journal.write("accepted", cid)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(number):
+            group.create_task(one())
 
 
 def told_of(journal: Journal) -> dict[str, list[CallbackPayload]]:

@@ -20,11 +20,16 @@ CALLBACK_POLICY = RetryPolicy(repeats=1000, seconds=0.01)
 
 
 class Task(BaseModel):
-    """What the target does: wait, then fail in the first *fails* attempts, then succeed."""
+    """What the target does: wait, then fail in the first *fails* attempts, then succeed.
+
+    Attributes:
+        only_first: Only the first attempt waits.
+    """
 
     seconds: float = 0
+    only_first: bool = False
     fails: int = 0
-    how: Literal["wait", "block", "kill", "stubborn"] = "wait"
+    how: Literal["wait", "block", "kill"] = "wait"
 
 
 def make_services(
@@ -38,7 +43,8 @@ def make_services(
         call = current_call()
         journal.write("began", call.cid, call.attempt)
         try:
-            await _spend(task, journal)
+            if call.attempt == 1 or not task.only_first:
+                await _spend(task, journal)
         except asyncio.CancelledError:
             journal.write("ended", call.cid, call.attempt, "cut")
             raise
@@ -67,12 +73,5 @@ async def _spend(task: Task, journal: Journal) -> None:
         kill_self(journal, "poison")
     elif task.how == "block":
         time.sleep(task.seconds)  # noqa: ASYNC251  - the fault that is tested
-    elif task.how == "stubborn":
-        until = time.monotonic() + task.seconds
-        while (left := until - time.monotonic()) > 0:
-            try:
-                await asyncio.sleep(left)
-            except asyncio.CancelledError:
-                journal.write("refused to stop")
     else:
         await asyncio.sleep(task.seconds)
