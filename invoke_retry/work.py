@@ -87,8 +87,8 @@ class Work:
             self._log.notable("died", text, record.service, number, record.cid)
             error = WorkerDied("the process that did this died meanwhile")
             await self._recover(claim, error, record.state)
-            return
-        if record.outcome is None:
+            claim.died = False
+        elif record.outcome is None:
             await self._guard(self._attempt, claim)
             self._backend.wake()  # the target's own slot may be free already
         is_held = record.due is None and claim.token == record.token

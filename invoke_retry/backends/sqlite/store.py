@@ -63,6 +63,7 @@ class Store:
         self._outer = FileLock(beside(settings.path, "-lock")) if is_locked else None
         self._seat_lock: FileLock | None = None
         self.seat = NOBODY
+        self._sat_at, self._beat, self._services = 0.0, 0, "[]"
         self._db: sqlite3.Connection | None = None
         self._version = 0
         self.shift = 0.0
@@ -138,6 +139,7 @@ class Store:
             db.execute("BEGIN IMMEDIATE")
             self.moved.clear()
             try:
+                self._keep_seat(db)
                 yield
                 self._write_totals()
                 db.execute("COMMIT")
@@ -214,14 +216,25 @@ class Store:
                 lock.close()
         # whoever sat here before is dead
         db.execute("UPDATE invocation SET owner = ? WHERE owner = ?", (NOBODY, self.seat))
-        self.sit_down(db, ())
+        self._sat_at = self.clock.utc()
+        self.sit_down(db)
 
-    def sit_down(self, db: sqlite3.Connection, services: Iterable[str]) -> None:
-        """Say who sits here."""
+    def sit_down(self, db: sqlite3.Connection, services: Iterable[str] | None = None) -> None:
+        """Say who sits here, and what that one can run if that has changed."""
+        if services is not None:
+            self._services = json.dumps(sorted(services))
+        self._beat += 1
         db.execute(
-            "INSERT OR REPLACE INTO worker VALUES (?, ?, 0, ?, ?)",
-            (self.seat, os.getpid(), json.dumps(sorted(services)), self.clock.utc()),
+            "INSERT OR REPLACE INTO worker VALUES (?, ?, ?, ?, ?)",
+            (self.seat, os.getpid(), self._beat, self._services, self._sat_at),
         )
+
+    def _keep_seat(self, db: sqlite3.Connection) -> None:
+        """Whoever was taken for dead sits down before it takes anything, or it is taken away."""
+        if self.seat == NOBODY:
+            return
+        if db.execute("SELECT 1 FROM worker WHERE seat = ?", (self.seat,)).fetchone() is None:
+            self.sit_down(db)
 
     # Rows.
 

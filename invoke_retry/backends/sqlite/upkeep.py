@@ -6,6 +6,7 @@ import json
 import sqlite3
 from collections.abc import Iterable, Mapping
 from functools import partial
+from typing import Any
 
 from invoke_retry import machine
 from invoke_retry.backends.sqlite import rows
@@ -15,6 +16,8 @@ from invoke_retry.backends.sqlite.rows import COLUMNS, KEPT, READY, SPOILT, Stor
 from invoke_retry.backends.sqlite.store import NOBODY, Store
 from invoke_retry.models import Reason, State
 from invoke_retry.record import FINAL, Record
+
+_AWAY_SECONDS = 3.0
 
 
 class Upkeep:
@@ -26,19 +29,15 @@ class Upkeep:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._beats: dict[int, tuple[int, float]] = {}
+        self._beats: dict[int, tuple[list[Any], float]] = {}
+        self._looked_at = 0.0
         self._known: frozenset[str] = frozenset()
         self._parked_before = 0.0
 
     def beat(self, services: Iterable[str]) -> None:
         """Say that this process is alive, and what it can run."""
         db = self._store.db
-        beaten = db.execute(
-            "UPDATE worker SET beat = beat + 1, services = ? WHERE seat = ?",
-            (json.dumps(sorted(services)), self._store.seat),
-        )
-        if beaten.rowcount != 1:  # others have taken us for dead
-            self._store.sit_down(db, services)
+        self._store.sit_down(db, services)
         self._store.set_meta(db, last_time=self._store.now, last_utc=self._store.clock.utc())
 
     def _orphans(self, held: Mapping[str, int]) -> list[Stored]:
@@ -58,12 +57,18 @@ class Upkeep:
 
     def _find_the_dead(self, db: sqlite3.Connection) -> None:
         now = self._store.clock.monotonic()
-        others = db.execute("SELECT seat, beat FROM worker WHERE seat <> ?", (self._store.seat,))
-        for seat, beat in others.fetchall():
+        lease = self._store.settings.lease
+        if now - self._looked_at > max(_AWAY_SECONDS, lease / 2):
+            self._beats.clear()  # we were away ourselves, and perhaps all were: a frozen machine
+        self._looked_at = now
+        others = db.execute(
+            "SELECT seat, started_at, beat FROM worker WHERE seat <> ?", (self._store.seat,)
+        )
+        for seat, *beat in others.fetchall():
             known = self._beats.get(seat)
             if known is None or known[0] != beat:
                 self._beats[seat] = beat, now
-            elif now - known[1] > self._store.settings.lease:  # paused, perhaps for ever
+            elif now - known[1] > lease:  # paused, perhaps for ever
                 db.execute("DELETE FROM worker WHERE seat = ?", (seat,))
                 continue
             lock = FileLock(beside(self._store.settings.path, f"-seat{seat}"))
