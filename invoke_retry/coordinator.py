@@ -212,15 +212,14 @@ class InvokeRetry(Asking):
             service = None
         if service is None:
             service = resolve(self.services, target)
-        plans = service.plans
-        plan = plans.latest
+        plan = service.plans.latest
         if (
             plan.repeats_asked is not repeats
             or plan.seconds_asked is not seconds
             or minutes is not None
             or policy is not None
         ):
-            plan = plans.find(repeats, seconds, minutes, policy)
+            plan = service.plans.find(repeats, seconds, minutes, policy)
         if async_fallback:
             return await self._fallback.invoke(
                 self, service, payload, plan.policy, callback, context, cid
@@ -237,8 +236,8 @@ class InvokeRetry(Asking):
 
         task = task_of(self._thread.loop)
         if task is None:
-            self._thread.loop = loop = asyncio.get_running_loop()
-            task = task_of(loop)
+            self._thread.loop = asyncio.get_running_loop()
+            task = task_of(self._thread.loop)
         cancelling = task.cancelling() if task is not None else 0
         call = Call()
         call.service = service.name
@@ -247,16 +246,17 @@ class InvokeRetry(Asking):
         call.repeats = plan.repeats
         call._cid = cid  # pyright: ignore[reportPrivateUsage]
         call._origin = here.get()  # pyright: ignore[reportPrivateUsage]
-        environment = self._environment
-        if plan.is_limited or environment.is_observed:
+        if plan.is_limited or self._environment.is_observed:
             return await Inline(
-                call, service, arguments, plan.policy, task, cancelling, environment
+                call, service, arguments, plan.policy, task, cancelling, self._environment
             ).run()
         token = here.set(call)
         try:
             return await service.function(*arguments)
         except Exception as error:
-            inline = Inline(call, service, arguments, plan.policy, task, cancelling, environment)
+            inline = Inline(
+                call, service, arguments, plan.policy, task, cancelling, self._environment
+            )
             if inline.is_cancelled():
                 await inline.cancel(error)
             wait = inline.judge(error)

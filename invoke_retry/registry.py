@@ -326,15 +326,15 @@ def resolve(services: ServiceRegistry, target: str | Service[Any, Any]) -> Servi
         ServiceNotFound: No service is registered under that name.
         TypeError: It is no service, or not the one that is registered under its name.
     """
-    if isinstance(target, str):
-        return services.find(target) or services[target]
-    if not isinstance(target, Service):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise TypeError(f"{shown(target)} is no service; pass a Service or its name")
-    if (services.find(target.name) or services[target.name]) is not target:
+    if isinstance(target, Service):
+        if (services.find(target.name) or services[target.name]) is target:
+            return target
         raise TypeError(
             f"{target!r} is not the service that this coordinator's registry has under that name"
         )
-    return target
+    if isinstance(target, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        return services.find(target) or services[target]
+    raise TypeError(f"{shown(target)} is no service; pass a Service or its name")
 
 
 def _callers_locals() -> Mapping[str, Any]:
