@@ -88,10 +88,10 @@ class Work:
         if claim.died:
             error = WorkerDied("the process that did this died meanwhile")
             await self._recover(claim, error, record.state)
-            return
-        if record.outcome is None:
+            claim.died = False  # what follows is done here
+        elif record.outcome is None:
             await self._guard(self._attempt, claim)
-            self._backend.wake()  # the target's own slot may be free already
+        self._backend.wake()  # the target's own slot may be free already
         is_held = record.due is None and claim.token == record.token
         if is_held and record.state == "notifying":
             await self._guard(self._deliver, claim)
