@@ -35,7 +35,7 @@ BACKEND = "sqlite:///deliveries.db"  # a file in the working directory
 
 ORDERS = 500
 AT_ONCE = 5
-PAUSE = 0.1  # seconds until the next orders come in
+PAUSE = 0.08  # seconds until the next orders come in
 KILLS = [ORDERS * part // 6 for part in range(1, 7)]  # after how many accepted orders
 LOG = Path("log.jsonl")
 
