@@ -322,14 +322,24 @@ class Work:
             return
         if record.state != state or record.due is not None:  # half written down, perhaps
             raise error
-        failure = failure_of(error)
+        coordinator, policy, callback = self._coordinator, record.policy, record.callback or ""
+        then: float | Stop
         if state == "running":
+            run = Run(coordinator, claim, record.target, record.attempts, policy.repeats)
             elapsed = self._clock.monotonic() - record.began
-            random = self._environment.random
-            then = decide(record.policy, record.attempts, elapsed, error, random)
-            await self._failed(claim, Verdict(failure, then), self._clock.utc())
+            then = decide(policy, run.attempt, elapsed, error, self._environment.random)
         else:
-            await self._not_delivered(claim, Verdict(failure, self._next_delivery(record, error)))
+            repeats = self._callback_policy.repeats
+            run = Run(coordinator, claim, callback, record.deliveries, repeats)
+            then = self._next_delivery(record, error)
+        if claim.died:
+            verdict = self._verdict(run, error, then)
+        else:  # it is in the log already
+            verdict = Verdict(failure_of(error), then)
+        if state == "running":
+            await self._failed(claim, verdict, self._clock.utc())
+        else:
+            await self._not_delivered(claim, verdict)
 
     async def _give_back(self, claim: Claim, *, unstarted: bool = False) -> None:
         """The coordinator is leaving: an interrupted attempt does not count."""

@@ -6,6 +6,8 @@ import signal
 import sys
 from pathlib import Path
 
+import pytest
+
 from invoke_retry import CallbackPayload, InvokeRetry, ServiceRegistry
 
 _DIES = """
@@ -32,7 +34,9 @@ asyncio.run(main())
 """
 
 
-async def test_killed_in_the_last_attempt_its_callback_is_told(tmp_path: Path) -> None:
+async def test_killed_in_the_last_attempt_its_callback_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """The outcome was recorded, and stayed `notifying` for ever: nobody called the callback."""
     dying = await asyncio.create_subprocess_exec(
         sys.executable, "-c", _DIES, cwd=tmp_path, stdout=asyncio.subprocess.PIPE
@@ -59,3 +63,5 @@ async def test_killed_in_the_last_attempt_its_callback_is_told(tmp_path: Path) -
         assert (outcome.ok, outcome.reason, outcome.attempts) == (False, "exhausted", 1)
         assert outcome.error is not None
         assert outcome.error.type == "WorkerDied"
+    (line,) = (record.getMessage() for record in caplog.records if record.name == "invoke_retry")
+    assert line == f"target failed (1/1) {outcome.call_cid}: WorkerDied; gave up (exhausted)"
