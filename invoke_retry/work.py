@@ -82,15 +82,12 @@ class Work:
         """Make the attempt or the delivery that the claim is for; after a last attempt, both."""
         record = claim.record
         if claim.died:
-            text = "%s was being called (%d) by a process that died: %s"
-            number = record.deliveries if record.outcome else record.attempts
-            self._log.notable("died", text, record.service, number, record.cid)
             error = WorkerDied("the process that did this died meanwhile")
             await self._recover(claim, error, record.state)
-            claim.died = False
+            claim.died = False  # what follows is done here
         elif record.outcome is None:
             await self._guard(self._attempt, claim)
-            self._backend.wake()  # the target's own slot may be free already
+        self._backend.wake()  # the target's own slot may be free already
         is_held = record.due is None and claim.token == record.token
         if is_held and record.state == "notifying":
             await self._guard(self._deliver, claim)
@@ -281,10 +278,16 @@ class Work:
             return
         if record.state != state or record.due is not None:  # half written down, perhaps
             raise error
+        is_last = record.outcome is not None and self.is_stopping
+        verdict = self._judge.fault(record, error, is_last=is_last)
+        if claim.died:
+            number = record.deliveries if record.outcome else record.attempts
+            repeats = self._judge.policy(record).repeats
+            run = Run(self._coordinator, claim, record.service, number, repeats)
+            self._log.attempt_failed(run, error, verdict.then)
         if state == "running":
-            await self._failed(claim, self._judge.fault(record, error), self._clock.utc())
+            await self._failed(claim, verdict, self._clock.utc())
         else:
-            verdict = self._judge.fault(record, error, is_last=self.is_stopping)
             await self._not_delivered(claim, verdict)
 
     async def _give_back(self, claim: Claim, *, unstarted: bool = False) -> None:
