@@ -85,12 +85,16 @@ class Upkeep:
 
     def _let_go_of_what_nobody_holds(self, db: sqlite3.Connection, held: Mapping[str, int]) -> None:
         """A write whose commit failed may have been made all the same; nothing came of it."""
-        self._store.is_doubtful = False
+        is_doubtful = False
         ours = db.execute(f"SELECT {COLUMNS} FROM invocation WHERE owner = ?", (self._store.seat,))
         for stored in filter(None, map(self._store.load, ours.fetchall())):
-            if stored.record.cid not in held:
+            token = held.get(stored.record.cid)
+            if token is None:
                 now = self._store.clock.monotonic()
                 self._store.change(stored, partial(machine.release, due=now))
+            elif token != stored.record.token:
+                is_doubtful = True  # its holder is about to write once more, and to lose it
+        self._store.is_doubtful = is_doubtful
 
     def tidy(self, known: Iterable[str], room: int, held: Mapping[str, int]) -> Look:
         """Take over from the dead, end what has waited too long, forget what was kept long enough.
