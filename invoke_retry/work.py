@@ -283,7 +283,7 @@ class Work:
         if claim.died:
             number = record.deliveries if record.outcome else record.attempts
             repeats = self._judge.policy(record).repeats
-            run = Run(self._coordinator, claim, record.service, number, repeats)
+            run = Run(self.coordinator, claim, record.service, number, repeats)
             self._log.attempt_failed(run, error, verdict.then)
         if state == "running":
             await self._failed(claim, verdict, self._clock.utc())

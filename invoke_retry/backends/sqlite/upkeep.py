@@ -84,11 +84,15 @@ class Upkeep:
 
         A write whose commit failed may have been made all the same.
         """
-        self._store.is_doubtful = False
+        is_doubtful = False
         for stored in self._store.loaded("owner = ?", self._store.seat, limit=_ALL):
-            if stored.record.cid not in held:
+            token = held.get(stored.record.cid)
+            if token is None:
                 now = self._store.clock.monotonic()
                 self._store.change(stored, partial(machine.release, due=now))
+            elif token != stored.record.token:
+                is_doubtful = True  # its holder is about to write once more, and to lose it
+        self._store.is_doubtful = is_doubtful
 
     def tidy(self, known: Iterable[str], held: Mapping[str, int]) -> Look:
         """Take over from the dead, end what has waited too long, forget what was kept long enough.
