@@ -41,13 +41,11 @@ class Upkeep:
             self._store.sit_down(db, services)
         self._store.set_meta(db, last_time=self._store.now, last_utc=self._store.clock.utc())
 
-    def _orphans(self, limit: int, held: Mapping[str, int]) -> list[Stored]:
+    def _orphans(self, limit: int) -> list[Stored]:
         """Take over what dead processes held."""
         db = self._store.db
         if not self._store.settings.alone:
             self._find_the_dead(db)
-        if self._store.is_doubtful:
-            self._let_go_of_what_nobody_holds(db, held)
         found = db.execute(
             f"SELECT {COLUMNS} FROM invocation WHERE owner IS NOT NULL "
             "AND owner NOT IN (SELECT seat FROM worker) LIMIT ?",
@@ -78,12 +76,13 @@ class Upkeep:
             finally:
                 lock.close()
 
-    def _let_go_of_what_nobody_holds(self, db: sqlite3.Connection, held: Mapping[str, int]) -> None:
+    def _let_go_of_what_nobody_holds(self, held: Mapping[str, int]) -> None:
         """A write whose commit failed may have been made all the same; nothing came of it."""
-        self._store.is_doubtful = False
-        ours = db.execute(f"SELECT {COLUMNS} FROM invocation WHERE owner = ?", (self._store.seat,))
-        for stored in filter(None, map(self._store.load, ours.fetchall())):
-            if stored.record.cid not in held:
+        ours = self._store.db.execute(
+            "SELECT id, cid FROM invocation WHERE owner = ?", (self._store.seat,)
+        )
+        for row, cid in ours.fetchall():
+            for stored in self._store.loaded("id = ?", row) if cid not in held else ():
                 now = self._store.clock.monotonic()
                 self._store.change(stored, partial(machine.release, due=now))
 
@@ -105,7 +104,8 @@ class Upkeep:
         self._prune(look.ended)
         self._park_unknown(services)
         self._unpark(services)
-        look.taken.extend(self._orphans(room, held))
+        self._let_go_of_what_nobody_holds(held)
+        look.taken.extend(self._orphans(room))
         return look
 
     def _park_the_spoilt(self) -> None:
