@@ -68,7 +68,6 @@ class Store:
         self._version = 0
         self.shift = 0.0
         self.moved: Counter[str] = Counter()
-        self.is_doubtful = False
 
     # Opening, closing, and the transaction around everything else.
 
@@ -117,7 +116,6 @@ class Store:
     def abandon(self) -> None:
         """Close a connection that has failed; what it was writing is in doubt."""
         db, self._db = self._db, None
-        self.is_doubtful = True
         if db is not None:
             with self._locked():
                 db.close()

@@ -40,13 +40,11 @@ class Upkeep:
         self._store.sit_down(db, services)
         self._store.set_meta(db, last_time=self._store.now, last_utc=self._store.clock.utc())
 
-    def _orphans(self, held: Mapping[str, int]) -> list[Stored]:
+    def _orphans(self) -> list[Stored]:
         """Take over what dead processes held."""
         db = self._store.db
         if not self._store.settings.alone:
             self._find_the_dead(db)
-        if self._store.is_doubtful:
-            self.let_go(held)
         taken: list[Stored] = []
         left_behind = "owner IS NOT NULL AND owner NOT IN (SELECT seat FROM worker)"
         for stored in self._store.loaded(left_behind):
@@ -84,15 +82,12 @@ class Upkeep:
 
         A write whose commit failed may have been made all the same.
         """
-        is_doubtful = False
-        for stored in self._store.loaded("owner = ?", self._store.seat, limit=_ALL):
-            token = held.get(stored.record.cid)
-            if token is None:
+        db, seat = self._store.db, self._store.seat
+        ours = db.execute("SELECT id, cid FROM invocation WHERE owner = ?", (seat,)).fetchall()
+        for row, cid in ours:
+            for stored in self._store.loaded("id = ?", row) if cid not in held else ():
                 now = self._store.clock.monotonic()
                 self._store.change(stored, partial(machine.release, due=now))
-            elif token != stored.record.token:
-                is_doubtful = True  # its holder is about to write once more, and to lose it
-        self._store.is_doubtful = is_doubtful
 
     def tidy(self, known: Iterable[str], held: Mapping[str, int]) -> Look:
         """Take over from the dead, end what has waited too long, forget what was kept long enough.
@@ -111,7 +106,8 @@ class Upkeep:
         self._prune(look.ended)
         self._park_unknown(services)
         self._unpark(services)
-        look.taken.extend(self._orphans(held))
+        self.let_go(held)
+        look.taken.extend(self._orphans())
         return look
 
     def _park_the_spoilt(self) -> None:
@@ -174,7 +170,6 @@ class Upkeep:
                 self._store.change(stored, partial(machine.unpark, due=now))
 
 
-_ALL = -1
 _STATE = COLUMNS.split(", ").index("state")
 
 
