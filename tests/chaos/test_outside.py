@@ -1,6 +1,7 @@
 """Somebody else's SQLite connection on the store, and callers that are cancelled meanwhile."""
 
 import asyncio
+import fcntl
 import sqlite3
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from random import Random
 import pytest
 
 from invoke_retry import BackendError, CorrelationId, InvocationNotFound, InvokeRetry
+from invoke_retry.backends.sqlite import backend
 
 from .children import until
 from .journal import Journal
@@ -123,3 +125,19 @@ async def test_a_lock_that_is_held_too_long_is_an_error_and_passes(tmp_path: Pat
             await retry.get(cid)
         await accept(retry, cid)
         assert (await retry.get(cid)).state == "waiting"
+
+
+async def test_health_tells_of_a_process_that_is_stopped_within_the_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody can write meanwhile, and nothing but its end or its going on can mend that."""
+    monkeypatch.setattr(backend, "_STUCK_SECONDS", 0.3)
+    async with coordinator(tmp_path) as retry:
+        with (tmp_path / "retries.db-lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            accepting = asyncio.create_task(accept(retry, retry.new_cid()))
+            await until(lambda: not retry.health().ok)
+            assert "holds its lock" in (retry.health().problem or "")
+            assert not accepting.done()
+        await accepting
+        await until(lambda: retry.health().ok)
