@@ -70,6 +70,7 @@ def make_services(
 
 async def _spend(task: Task, journal: Journal) -> None:
     if task.how == "kill":
+        await asyncio.sleep(task.seconds)
         kill_self(journal, "poison")
     elif task.how == "block":
         time.sleep(task.seconds)  # noqa: ASYNC251  - the fault that is tested

@@ -23,11 +23,11 @@ def run(*arguments: str) -> None:
 
 
 def test_one_process_is_killed_again_and_again() -> None:
-    run("--rounds", "160")
+    run("--rounds", "140")
 
 
 def test_four_processes_on_one_file_are() -> None:
-    run("--rounds", "80", "--processes", "4")
+    run("--rounds", "70", "--processes", "4")
 
 
 OUTCOME = '{"ok": true, "attempts": 1}'

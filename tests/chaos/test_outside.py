@@ -1,6 +1,7 @@
 """Somebody else's SQLite connection on the store, and callers that are cancelled meanwhile."""
 
 import asyncio
+import fcntl
 import sqlite3
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from random import Random
 import pytest
 
 from invoke_retry import BackendError, CorrelationId, InvocationNotFound, InvokeRetry
+from invoke_retry.backends.sqlite import backend
 
 from .children import until
 from .journal import Journal
@@ -99,17 +101,19 @@ def check_bodies(store: Path, number: int) -> None:
     """There is all of each invocation, and nothing of any other."""
     db = sqlite3.connect(f"{store.as_uri()}?mode=ro", uri=True)
     try:
-        found = db.execute(
-            "SELECT kind, count(*), count(DISTINCT invocation.id) FROM body "
-            "LEFT JOIN invocation ON invocation.id = body.id GROUP BY kind"
-        ).fetchall()
+        found = [
+            db.execute(f"SELECT count(*), count(invocation.id) {joined}").fetchone()
+            for joined in (
+                "FROM request LEFT JOIN invocation USING (id) WHERE payload NOT NULL",
+                "FROM request LEFT JOIN invocation USING (id) WHERE context NOT NULL",
+                "FROM response LEFT JOIN invocation USING (id)",
+            )
+        ]
         (rows,) = db.execute("SELECT count(*) FROM invocation").fetchone()
     finally:
         db.close()
     assert rows == number
-    assert {kind: (bodies, owners) for kind, bodies, owners in found} == dict.fromkeys(
-        ("payload", "context", "response"), (number, number)
-    )
+    assert found == [(number, number)] * 3
 
 
 async def test_a_lock_that_is_held_too_long_is_an_error_and_passes(tmp_path: Path) -> None:
@@ -123,3 +127,19 @@ async def test_a_lock_that_is_held_too_long_is_an_error_and_passes(tmp_path: Pat
             await retry.get(cid)
         await accept(retry, cid)
         assert (await retry.get(cid)).state == "waiting"
+
+
+async def test_health_tells_of_a_process_that_is_stopped_within_the_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody can write meanwhile, and nothing but its end or its going on can mend that."""
+    monkeypatch.setattr(backend, "_STUCK_SECONDS", 0.3)
+    async with coordinator(tmp_path) as retry:
+        with (tmp_path / "retries.db-lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            accepting = asyncio.create_task(accept(retry, retry.new_cid()))
+            await until(lambda: not retry.health().ok)
+            assert "holds its lock" in (retry.health().problem or "")
+            assert not accepting.done()
+        await accepting
+        await until(lambda: retry.health().ok)

@@ -37,6 +37,7 @@ _TIDY_SECONDS = 1.0
 _LONGEST_TIMER = 60.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0
 _CLOSE_SECONDS = 5.0
+_STUCK_SECONDS = 10.0
 
 
 class StoredClaim(Claim):
@@ -112,6 +113,7 @@ class SQLiteBackend(Backend):
         self._writer: Writer | None = None
         self._store: Store | None = None
         self._pid = 0
+        self._fault: str | None = None
         self._is_paused = False
         self._is_closed = False
         # what this process holds, by cid: the token that it knows
@@ -191,6 +193,17 @@ class SQLiteBackend(Backend):
 
     def pause(self) -> None:
         self._is_paused = True
+
+    @property
+    def problem(self) -> str | None:  # type: ignore[override]
+        """What keeps the backend from working; None if nothing does."""
+        busy_for = 0.0 if self._writer is None else self._writer.busy_for
+        if busy_for > _STUCK_SECONDS:
+            return (
+                f"the store {self.path} has not answered for {busy_for:.0f} s: another process "
+                "holds its lock, and is stopped or very slow"
+            )
+        return self._fault
 
     # What is due.
 
@@ -343,14 +356,14 @@ class SQLiteBackend(Backend):
                 self._runner.ended(record)
 
     def _troubled(self, error: Exception | None) -> None:
-        self.problem = str(error)
+        self._fault = str(error)
         if self._runner is not None and error is not None and not self._is_closed:
             self._runner.failing(error)
             self._set_timer(self._time.monotonic() + self._pause)
             self._pause = min(2 * self._pause, _LONGEST_PAUSE)
 
     def _untroubled(self) -> None:
-        self.problem = None
+        self._fault = None
         self._pause = _FIRST_PAUSE
 
     # What the coordinator asks for.

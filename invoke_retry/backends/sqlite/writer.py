@@ -90,6 +90,7 @@ class Writer:
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._ended = self._loop.create_future()
         self._beat_at = self._look_at = 0.0
+        self._busy_since: float | None = None
         self._thread = threading.Thread(
             target=self._main, name=f"invoke_retry {store.settings.path.name}", daemon=True
         )
@@ -104,13 +105,21 @@ class Writer:
         self._jobs.put(None)
         return self._ended
 
+    @property
+    def busy_for(self) -> float:
+        """Seconds since it took on what it does now."""
+        since = self._busy_since
+        return 0.0 if since is None else self._clock.monotonic() - since
+
     def _main(self) -> None:
         is_open = True
         while is_open:
             jobs, is_open = self._next()
+            self._busy_since = self._clock.monotonic()
             if jobs:
                 self._do(jobs)
             self._do_regularly()
+            self._busy_since = None
         with suppress(sqlite3.Error, OSError, BackendError):
             if self._services is not None and self._store.is_open:
                 with self._store.transaction():
