@@ -92,6 +92,8 @@ class Background:
         try:
             async with asyncio.TaskGroup() as self._group:
                 opened.set_result(None)
+                if self._works:
+                    self._work.watchdog.start()
                 self._backend.wake()
                 await self._leave.wait()
                 if self._fault is None:
@@ -102,6 +104,7 @@ class Background:
                     worker.cancel()
         finally:
             self.is_over = True
+            self._work.watchdog.stop()
             self._backend.pause()
             if not self._backend.durable:
                 await self._tell_what_is_left()

@@ -25,6 +25,7 @@ from invoke_retry.record import Record, callback_json, callback_payload
 from invoke_retry.registry import Service, ServiceRegistry
 from invoke_retry.run import Run
 from invoke_retry.slots import Slots
+from invoke_retry.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from invoke_retry.coordinator import InvokeRetry
@@ -46,6 +47,7 @@ class Work:
         services: Where targets and callbacks are looked up.
         slots: What runs, and may run.
         runs: Attempts and deliveries under way, by cid.
+        watchdog: Notices what blocks the event loop.
         is_stopping: No attempt is begun any more, and a delivery is not repeated.
         undelivered: Ids of the outcomes that could not be delivered while stopping.
         problem: What keeps the backend from writing; None if nothing does.
@@ -74,6 +76,7 @@ class Work:
         self._loop = asyncio.get_running_loop()
         self.slots = Slots(max_running, services)
         self.runs: dict[str, Run] = {}
+        self.watchdog = Watchdog(environment.log, self.runs)
         self.is_stopping = False
         self.undelivered: list[str] = []
         self.problem: str | None = None
@@ -119,6 +122,7 @@ class Work:
         began, began_at = clock.monotonic(), record.attempt_at or clock.utc()
         limit, cut = time_limit(record.policy, record.began, began)
         run = Run(self.coordinator, claim, record.target, record.attempts, repeats)
+        self.watchdog.saw(record.target)
         if self._environment.is_observed:
             self._tell(
                 events.AttemptStarted, record, attempt=run.attempt, repeats=repeats, background=True
@@ -214,6 +218,7 @@ class Work:
             await self._park(claim, f"no service is named {record.callback!r} here")
             return
         run = Run(self.coordinator, claim, service.name, record.deliveries, policy.repeats)
+        self.watchdog.saw(service.name)
         try:
             arguments = _told(record, service)
         except InvalidPayload as error:

@@ -24,6 +24,7 @@ from invoke_retry import (
     RetryPolicy,
     ServiceRegistry,
     current_call,
+    watchdog,
 )
 from invoke_retry.backends import MemoryBackend
 
@@ -267,6 +268,31 @@ async def test_B5_a_loop_that_was_blocked_past_many_deadlines_goes_on() -> None:
         assert not faults, faults[0]["exception"]
         assert retry.health().running == 0
     assert len(mailbox.told) == 600
+
+
+async def test_B5_who_blocks_the_loop_is_named(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Everything stood still, and nothing said why."""
+    monkeypatch.setattr(watchdog, "TICK_SECONDS", 0.01)
+    monkeypatch.setattr(watchdog, "BLOCKED_SECONDS", 0.2)
+
+    async def blocks() -> None:
+        time.sleep(0.5)  # noqa: ASYNC251
+
+    async def quick() -> None:
+        return None
+
+    services, _ = registry(blocks=blocks, quick=quick)
+    async with running(services) as retry:
+        await retry.wait(await retry.invoke_async("quick", repeats=0, seconds=0))
+        await asyncio.sleep(0.1)
+        await retry.wait(await retry.invoke_async("blocks", repeats=0, seconds=0))
+        async with asyncio.timeout(10):
+            while not (lines := [m for m in caplog.messages if "was blocked for" in m]):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+    (line,) = lines
+    assert "while this ran: blocks;" in line
 
 
 @virtual
