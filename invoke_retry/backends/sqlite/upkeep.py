@@ -39,7 +39,6 @@ class Upkeep:
         )
         if beaten.rowcount != 1:  # others have taken us for dead
             self._store.sit_down(db, services)
-        self._store.set_meta(db, last_time=self._store.now, last_utc=self._store.clock.utc())
 
     def _orphans(self, limit: int) -> list[Stored]:
         """Take over what dead processes held."""
