@@ -30,6 +30,7 @@ from invoke_retry.record import FINAL, Record
 
 PAGE = 500
 NOBODY = -1
+_NOTE_SECONDS = 1.0
 _UNFINISHED: Final = ("waiting", "running", "notifying", "parked")
 
 
@@ -67,6 +68,7 @@ class Store:
         self._db: sqlite3.Connection | None = None
         self._version = 0
         self.shift = 0.0
+        self._noted = 0.0
         self.moved: Counter[str] = Counter()
 
     # Opening, closing, and the transaction around everything else.
@@ -136,10 +138,13 @@ class Store:
         with self._locked():
             db.execute("BEGIN IMMEDIATE")
             self.moved.clear()
+            changes = db.total_changes
             try:
                 self._keep_seat(db)
                 yield
                 self._write_totals()
+                if db.total_changes != changes:
+                    self._note_time(db)
                 db.execute("COMMIT")
             except BaseException:
                 if db.in_transaction:
@@ -187,6 +192,13 @@ class Store:
             self.shift = self._known_time(meta, "last_time") + passed - monotonic
         if not self.settings.read_only:
             self.set_meta(db, boot=boot, shift=self.shift, last_time=self.now, last_utc=utc)
+
+    def _note_time(self, db: sqlite3.Connection) -> None:
+        """Where store time goes on after a reboot, should the wall clock be set back meanwhile."""
+        now = self.now
+        if abs(now - self._noted) >= _NOTE_SECONDS:
+            self.set_meta(db, last_time=now, last_utc=self.clock.utc())
+            self._noted = now
 
     def _known_time(self, meta: Mapping[str, object], name: str) -> float:
         value = meta.get(name)

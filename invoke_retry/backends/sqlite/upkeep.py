@@ -38,7 +38,6 @@ class Upkeep:
         """Say that this process is alive, and what it can run."""
         db = self._store.db
         self._store.sit_down(db, services)
-        self._store.set_meta(db, last_time=self._store.now, last_utc=self._store.clock.utc())
 
     def _orphans(self) -> list[Stored]:
         """Take over what dead processes held."""
