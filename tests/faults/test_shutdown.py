@@ -518,7 +518,7 @@ def test_S1_a_second_signal_ends_at_once(how: str) -> None:
             process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=20)
         took = time.monotonic() - began
-    assert took < 3
+    assert took < 4.5  # waiting for the callback takes 5
     assert process.returncode not in (0, None)
     assert "KeyboardInterrupt" in errors
 

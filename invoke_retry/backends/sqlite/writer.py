@@ -23,6 +23,7 @@ from invoke_retry.errors import BackendError, InvokeRetryError
 LOOK_SECONDS = 0.05
 _BATCH = 500
 _LONG_LOG = 64 * 1024 * 1024
+_WARN_SECONDS = 10.0
 
 
 class Job:
@@ -89,7 +90,7 @@ class Writer:
         self._services = services
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._ended = self._loop.create_future()
-        self._beat_at = self._look_at = 0.0
+        self._beat_at = self._look_at = self._warn_at = 0.0
         self._busy_since: float | None = None
         self._thread = threading.Thread(
             target=self._main, name=f"invoke_retry {store.settings.path.name}", daemon=True
@@ -196,7 +197,8 @@ class Writer:
                 self._beat_at = now + self._store.settings.lease / 3
             if self._store.others_wrote():
                 self._tell(self._on_news)
-            if (size := self._store.checkpoint()) > _LONG_LOG:
+            if (size := self._store.checkpoint()) > _LONG_LOG and now >= self._warn_at:
+                self._warn_at = now + _WARN_SECONDS
                 self._tell(self._on_long_log, size)
         except Exception as error:  # whoever writes next is told; this thread must go on
             self._fail([], error)
