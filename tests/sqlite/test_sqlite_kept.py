@@ -54,7 +54,7 @@ async def test_what_is_finished_is_pruned_and_still_counted(path: Path) -> None:
         assert not await is_gone(retry, later)
         assert await retry.counts() == before
     assert counted(path) == {"waiting": 1}
-    for table in ("body", "attempt"):
+    for table in ("request", "response", "attempt"):
         assert ask(path, f"SELECT count(*) FROM {table} WHERE id NOT IN (SELECT id FROM "
                          "invocation)") == [(0,)]  # fmt: skip
     async with Stage().on(path, clock=clock) as retry:

@@ -80,7 +80,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
             f"INSERT INTO invocation (cid, {names}) SELECT ?, {names} FROM invocation WHERE id = 1",
             ((CorrelationId.from_key(f"number {n}"),) for n in range(1, MANY)),
         )
-        for table in ("body", "attempt"):
+        for table in ("request", "response", "attempt"):
             rest = [name for _, name, *_ in db.execute(f"PRAGMA table_info({table})")][1:]
             db.execute(
                 f"INSERT INTO {table} SELECT i.id, {', '.join(f'one.{name}' for name in rest)} "

@@ -131,7 +131,7 @@ async def test_the_file_is_whole_after_concurrent_writing(path: Path) -> None:
     assert ask(path, "PRAGMA integrity_check") == [("ok",)]
     assert totals(path) == counted(path)
     assert ask(path, "SELECT count(*) FROM worker") == [(0,)]
-    for table in ("body", "attempt"):
+    for table in ("request", "response", "attempt"):
         assert ask(
             path, f"SELECT count(*) FROM {table} WHERE id NOT IN (SELECT id FROM invocation)"
         ) == [(0,)]
