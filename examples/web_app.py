@@ -325,8 +325,8 @@ def balance(run: Run, counts: dict[str, int], stored: list[Invocation]) -> list[
     """Print the table; what does not add up."""
     told: defaultdict[int, list[str]] = defaultdict(list)
     for line in LOG.read_text(encoding="utf-8").splitlines():
-        if line.startswith("callback: "):
-            text = line.removeprefix("callback: ")
+        _, found, text = line.partition("callback: ")  # others may have written on the same line
+        if found:
             told[CallbackPayload.model_validate_json(text).context["order"]].append(text)
     rows: dict[str, tuple[int, ...]] = {}
     for kind in KINDS:
