@@ -85,7 +85,8 @@ async def ship(order: Order) -> Receipt:
 
 @services.service("orders.on_shipped")
 async def on_shipped(outcome: CallbackPayload) -> None:
-    print("callback:", outcome.model_dump_json(), flush=True)
+    # one write: four processes share the log, and print() may make several of a line
+    os.write(1, f"callback: {outcome.model_dump_json()}\n".encode())
 
 
 @asynccontextmanager
@@ -279,7 +280,7 @@ def web_server() -> Generator[tuple[str, subprocess.Popen[bytes]]]:
     here = str(Path(__file__).parent.absolute())
     command = [sys.executable, "-m", "uvicorn", "web_app:app", "--app-dir", here]
     options = ["--workers", str(WORKERS), "--port", port, "--log-level", "warning"]
-    with LOG.open("wb") as log:
+    with LOG.open("ab") as log:
         server = subprocess.Popen(
             [*command, *options], stdout=log, stderr=log, start_new_session=True
         )
@@ -325,8 +326,8 @@ def balance(run: Run, counts: dict[str, int], stored: list[Invocation]) -> list[
     """Print the table; what does not add up."""
     told: defaultdict[int, list[str]] = defaultdict(list)
     for line in LOG.read_text(encoding="utf-8").splitlines():
-        _, found, text = line.partition("callback: ")  # others may have written on the same line
-        if found:
+        if line.startswith("callback: "):
+            text = line.removeprefix("callback: ")
             told[CallbackPayload.model_validate_json(text).context["order"]].append(text)
     rows: dict[str, tuple[int, ...]] = {}
     for kind in KINDS:
