@@ -1,0 +1,135 @@
+"""The options that several commands share, and the filters of `list`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Final, get_args
+
+import typer
+
+from invoke_retry.backends import Query
+from invoke_retry.cli.stores import ENVIRONMENT
+from invoke_retry.cli.times import seconds_from
+from invoke_retry.models import State
+
+_FILTERS = "Filters"
+
+
+STATES: Final[tuple[State, ...]] = get_args(State)
+
+
+def _state(text: str) -> str:
+    if text not in STATES:
+        raise typer.BadParameter(f"{text!r} is no state; expected one of {', '.join(STATES)}")
+    return text
+
+
+def _age(text: str) -> float:
+    try:
+        return seconds_from(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+StoreOption = Annotated[
+    str | None,
+    typer.Option(
+        "--store",
+        "-s",
+        metavar="URL",
+        envvar=ENVIRONMENT,
+        help="The store: sqlite:///path, nats://host:port/stream, or the path of a file.",
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object, for scripts.")]
+RevealOption = Annotated[
+    bool, typer.Option("--reveal", help="Show the values of fields that are named like secrets.")
+]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+StateOption = Annotated[
+    State | None,
+    typer.Option(
+        "--state",
+        metavar="STATE",
+        parser=_state,
+        autocompletion=lambda: list(STATES),
+        help=f"Only those in this state: {', '.join(STATES)}.",
+        rich_help_panel=_FILTERS,
+    ),
+]
+TargetOption = Annotated[
+    str | None,
+    typer.Option(
+        "--target",
+        metavar="SERVICE",
+        help="Only those of this service.",
+        rich_help_panel=_FILTERS,
+    ),
+]
+SourceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--source", metavar="NAME", help="Only those that it invoked.", rich_help_panel=_FILTERS
+    ),
+]
+ErrorTypeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--error-type",
+        metavar="TYPE",
+        help="Only those whose latest error is of this type, e.g. ConnectionError.",
+        rich_help_panel=_FILTERS,
+    ),
+]
+NewerOption = Annotated[
+    float | None,
+    typer.Option(
+        "--newer",
+        metavar="AGE",
+        parser=_age,
+        help="Only those accepted within this time: 90s, 15m, 2h, 7d.",
+        rich_help_panel=_FILTERS,
+    ),
+]
+OlderOption = Annotated[
+    float | None,
+    typer.Option(
+        "--older",
+        metavar="AGE",
+        parser=_age,
+        help="Only those accepted before this time.",
+        rich_help_panel=_FILTERS,
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Filters:
+    """What `list` and the commands that decide over many look for; ages in seconds."""
+
+    state: State | None = None
+    target: str | None = None
+    source: str | None = None
+    error_type: str | None = None
+    newer: float | None = None
+    older: float | None = None
+
+    @property
+    def is_given(self) -> bool:
+        """Whether any was."""
+        return any(value is not None for value in vars(self).values())
+
+    def query(self, now: float) -> Query:
+        """The same as a `Query` of a backend.
+
+        Args:
+            now: Seconds since the epoch, from which ages count.
+        """
+        return Query(
+            state=self.state,
+            target=self.target,
+            source=self.source,
+            error_type=self.error_type,
+            created_from=None if self.newer is None else now - self.newer,
+            created_before=None if self.older is None else now - self.older,
+        )

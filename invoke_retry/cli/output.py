@@ -1,0 +1,139 @@
+"""What a command prints: a table or a story on a terminal, plain text in a pipe, JSON if asked."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from invoke_retry.cli.errors import KINDS, CommandError
+from invoke_retry.cli.safe import clean, masked, masked_text
+
+STATE_STYLES: Final = {
+    "waiting": "yellow",
+    "running": "cyan",
+    "notifying": "blue",
+    "succeeded": "green",
+    "failed": "red",
+    "cancelled": "magenta",
+    "dead": "bold red",
+    "parked": "bold magenta",
+}
+
+
+class Output:
+    """Where one command prints.
+
+    Args:
+        command: Its name.
+        as_json: Print one JSON object instead.
+        reveal: Show the values of fields that are named like secrets.
+        console: Where to print; default: standard output.
+    """
+
+    def __init__(
+        self,
+        command: str,
+        *,
+        as_json: bool = False,
+        reveal: bool = False,
+        console: Console | None = None,
+    ) -> None:
+        self.command = command
+        self.as_json = as_json
+        self.reveal = reveal
+        self.console = console or Console(highlight=False, markup=False, emoji=False)
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether somebody looks at it."""
+        return self.console.is_terminal
+
+    # Text that others have written.
+
+    def text(self, text: str | None, style: str = "", *, lines: bool = False) -> Text:
+        """Stored text as it may be shown."""
+        return Text(self.plain(text, lines=lines), style)
+
+    def plain(self, text: str | None, *, lines: bool = False) -> str:
+        """The same as a str; the empty one for None."""
+        if text is None:
+            return ""
+        return clean(text if self.reveal else masked_text(text), lines=lines)
+
+    def value(self, value: Any) -> Any:
+        """A stored JSON value, its secrets masked unless they may be shown."""
+        return value if self.reveal else masked(value)
+
+    # What is printed.
+
+    def json(self, data: Any) -> None:
+        """Print the one JSON object of a command: `{"command", "ok": true, "data"}`."""
+        _print_json({"command": self.command, "ok": True, "data": data})
+
+    def print(self, *parts: RenderableType) -> None:
+        """Print for people."""
+        for part in parts:
+            self.console.print(part, soft_wrap=not self.is_terminal)
+
+    def note(self, text: str) -> None:
+        """Say something that is no part of the answer: to standard error, so that pipes miss it."""
+        if not self.as_json:
+            Console(stderr=True, highlight=False, markup=False).print(
+                Text(text, "dim"), soft_wrap=True
+            )
+
+    def table(self, columns: Sequence[str], rows: Iterable[Sequence[Text | str]]) -> None:
+        """A table on a terminal; in a pipe a line for each row, with tabs between the columns."""
+        if not self.is_terminal:
+            for row in (columns, *rows):
+                self.console.file.write("\t".join(str(cell) for cell in row) + "\n")
+            return
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+        for number, name in enumerate(columns):
+            is_last = number == len(columns) - 1
+            table.add_column(name, no_wrap=True, overflow="ellipsis" if is_last else "fold")
+        for row in rows:
+            table.add_row(*row)
+        self.console.print(table)
+
+    def progress(self) -> Progress:
+        """A bar for long work, on standard error; nothing where nobody looks."""
+        console = Console(stderr=True)
+        return Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=self.as_json or not console.is_terminal,
+        )
+
+
+def state_text(state: str) -> Text:
+    """A state in its colour."""
+    return Text(clean(state), STATE_STYLES.get(state, ""))
+
+
+def print_error(command: str, error: CommandError, *, as_json: bool) -> None:
+    """Print why a command ends: for people on standard error, or as its JSON object."""
+    if as_json:
+        told = {"kind": KINDS.get(error.code, "error"), "message": clean(str(error))}
+        _print_json({"command": command, "ok": False, "error": told})
+    else:
+        console = Console(stderr=True, highlight=False, markup=False, emoji=False)
+        line = Text.assemble(("invoke-retry: ", "bold red"), clean(str(error), lines=True))
+        console.print(line, soft_wrap=True)
+
+
+def _print_json(told: dict[str, Any]) -> None:
+    # ASCII only: what would act on a terminal is escaped by JSON itself
+    sys.stdout.write(json.dumps(told, ensure_ascii=True) + "\n")
+    sys.stdout.flush()
