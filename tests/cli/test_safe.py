@@ -1,0 +1,102 @@
+"""Stored text never acts on a terminal, and shows no secret."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from invoke_retry.cli.safe import MASK, clean, is_secret, masked, masked_text
+
+ACTING = ("\x1b[2J", "\x9b1m", "\r", "\x08", "\x07", "\u202e", "\u2066", "\u200f", "\u2028", "\x00")
+
+
+@given(st.text(st.characters(exclude_categories=())))
+def test_what_is_clean_only_shows(text: str) -> None:
+    shown = clean(text)
+    bad = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+    assert not [each for each in shown if unicodedata.category(each) in bad]
+    assert clean(shown) == shown
+    shown.encode()
+
+
+@pytest.mark.parametrize("acting", ACTING)
+def test_what_acts_is_escaped_and_visible(acting: str) -> None:
+    shown = clean(f"before{acting}after")
+    assert shown.startswith("before\\")
+    assert shown.endswith("after")
+
+
+def test_line_ends_stay_where_lines_are_shown() -> None:
+    assert clean("a\n\tb\x1b", lines=True) == "a\n\tb\\x1b"
+    assert clean("a\nb") == "a\\nb"
+
+
+def test_usual_text_is_untouched() -> None:
+    for text in ("plain", "Grüße, 世界 🙂", "naïve — “quoted”", "[bold]no markup[/]"):
+        assert clean(text) == text
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["password", "PASSWORD", "db_password", "dbPassword", "passwd", "secret", "client_secret",
+     "clientSecret", "token", "access-token", "accessToken", "api_key", "apiKey", "API-KEY",
+     "apikey", "Authorization", "credentials", "private_key", "Cookie", "set-cookie", "pin",
+     "cvv", "card_number", "cardNumber"],
+)  # fmt: skip
+def test_names_of_secrets(name: str) -> None:
+    assert is_secret(name)
+
+
+@pytest.mark.parametrize("name", ["order", "id", "passenger", "author", "spinning", "email", "key"])
+def test_names_of_none(name: str) -> None:
+    assert not is_secret(name)
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda each: st.lists(each) | st.dictionaries(st.text() | st.just("password"), each),
+)
+
+
+@given(values)
+def test_masking_keeps_the_shape(value: Any) -> None:
+    def same_shape(a: Any, b: Any) -> bool:
+        if b == MASK:
+            return True
+        if isinstance(a, dict):
+            return list(a) == list(b) and all(same_shape(a[key], b[key]) for key in a)
+        if isinstance(a, list):
+            return len(a) == len(b) and all(map(same_shape, a, b))
+        return isinstance(b, type(a))
+
+    assert same_shape(value, masked(value))
+
+
+def test_secrets_are_masked_however_deep() -> None:
+    value = {"a": [{"b": {"token": ["x-canary"], "n": 1}}], "secret": {"k": "x-canary"}}
+    assert "canary" not in json.dumps(masked(value))
+    assert masked(value)["a"][0]["b"]["n"] == 1
+    assert masked({"password": None}) == {"password": None}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["GET https://joe:x-canary@host/ failed", "refused: password=x-canary", "token: 'x-canary'",
+     'got {"api_key": "x-canary"}', "Authorization: Bearer x-canary-long", "Bearer x-canary.long",
+     "?access_token=x-canary&b=1", "amqp://:x-canary@host"],
+)  # fmt: skip
+def test_secrets_in_text(text: str) -> None:
+    assert "canary" not in masked_text(text)
+    assert MASK in masked_text(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["the token was refused", "https://host:80/path", "a@b", "max_tokens is too small"]
+)
+def test_no_secrets_in_text(text: str) -> None:
+    assert masked_text(text) == text
