@@ -38,6 +38,11 @@ class Asking:
         return self._environment.clock
 
     @property
+    def backend(self) -> Backend:
+        """Where background invocations wait."""
+        return self._backend
+
+    @property
     def is_durable(self) -> bool:
         """Whether what is accepted survives the process."""
         return self._backend.durable

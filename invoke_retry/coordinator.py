@@ -98,7 +98,7 @@ class InvokeRetry(Asking):
         backend = backend_from(backend)
         if not isinstance(work, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"work is {shown(work)}, but must be True or False")
-        self._works = work
+        self.works = work
         self._max_running = at_least("max_running", max_running, 1)
         self._callback_policy = callback_policy
         self._grace = None if grace is None else seconds_of("grace", grace)
@@ -344,6 +344,14 @@ class InvokeRetry(Asking):
         """Whether the background is alive, and why not."""
         return self._life.health(self._max_running)
 
+    async def ended(self) -> None:
+        """Wait until the background has ended: by a fault, or because the coordinator is left.
+
+        Raises:
+            NotRunning: It was not entered.
+        """
+        await self._life.ended()
+
     @contextmanager
     def caller(self, name: str, cid: str | None = None) -> Generator[None]:
         """Say who invokes, for the calls in the block: the `source` and `orig_cid` of each.
@@ -372,7 +380,7 @@ class InvokeRetry(Asking):
             max_running=self._max_running,
             context=copy_context(),
         )
-        background = Background(self._backend, self._environment, work, works=self._works)
+        background = Background(self._backend, self._environment, work, works=self.works)
         await self._life.enter(background)
         return self
 

@@ -112,6 +112,12 @@ class Lifecycle:
         if supervisor is not None and not supervisor.cancelled():
             supervisor.result()
 
+    async def ended(self) -> None:
+        """Wait until the background has ended, whatever ended it."""
+        self.entered()
+        if self._supervisor is not None:
+            await asyncio.wait({self._supervisor})
+
     def _on_supervisor_done(self, supervisor: asyncio.Task[None]) -> None:
         self.has_ended = True
         error = None if supervisor.cancelled() else supervisor.exception()

@@ -23,14 +23,14 @@ WORKING = "Run and keep in order"
 
 def command(
     app: typer.Typer, name: str, panel: str
-) -> Callable[[Callable[P, Coroutine[Any, Any, ExitCode | None]]], Callable[P, None]]:
+) -> Callable[[Callable[P, Coroutine[Any, Any, int | None]]], Callable[P, None]]:
     """Add an async function to the commands; what it returns is the exit code, None for 0.
 
     Args:
         panel: Under which head of the help it stands.
     """
 
-    def register(function: Callable[P, Coroutine[Any, Any, ExitCode | None]]) -> Callable[P, None]:
+    def register(function: Callable[P, Coroutine[Any, Any, int | None]]) -> Callable[P, None]:
         @app.command(name, rich_help_panel=panel)
         @wraps(function)
         def run(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -41,7 +41,7 @@ def command(
     return register
 
 
-def _run(name: str, work: Coroutine[Any, Any, ExitCode | None], as_json: bool) -> int:
+def _run(name: str, work: Coroutine[Any, Any, int | None], as_json: bool) -> int:
     try:
         code = asyncio.run(work)
         sys.stdout.flush()

@@ -29,7 +29,6 @@ class Store(InvokeRetry):
 
     def __init__(self, backend: Backend) -> None:
         super().__init__(ServiceRegistry(), backend=backend, name="invoke-retry", work=False)
-        self.backend = backend
 
     async def found(self, query: Query) -> list[Invocation]:
         """Invocations that fit, newest first."""

@@ -126,6 +126,9 @@ class SQLiteBackend(Backend):
         self._timer_at = float("inf")
         self._tidy_timer: asyncio.TimerHandle | None = None
 
+    def __str__(self) -> str:
+        return f"sqlite:///{self.path}"
+
     # Opening and closing.
 
     async def open(self, clock: Clock, runner: Runner | None) -> None:

@@ -1,0 +1,60 @@
+"""Signals that ask a long command to end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+ENDING = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def caught(
+    told: Callable[[signal.Signals], object], *, patience: float | None = None
+) -> Generator[None]:
+    """Have SIGINT and SIGTERM call a function in the loop, as long as the block lasts.
+
+    Args:
+        patience: Seconds after a second signal in which the process ends, even if the loop is
+            blocked; its code is then 128 and the signal's number. None: as long as it takes.
+    """
+    loop = asyncio.get_running_loop()
+    number_of_signals = 0
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        nonlocal number_of_signals
+        number_of_signals += 1
+        if number_of_signals == 2 and patience is not None:
+            end_within(patience, 128 + number)
+        with suppress(RuntimeError):  # the loop has just been closed
+            loop.call_soon_threadsafe(told, signal.Signals(number))
+
+    before = {number: signal.signal(number, handle) for number in ENDING}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def end_within(seconds: float, code: int) -> None:
+    """End this process with that code, if it has not ended by itself by then.
+
+    A thread that somebody else's code has started, and that hangs, holds up the end of a process.
+    """
+    timer = threading.Timer(seconds, _end, (code,))
+    timer.daemon = True
+    timer.start()
+
+
+def _end(code: int) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):  # whatever a stream raises now, the process ends
+            stream.flush()
+    os._exit(code)
