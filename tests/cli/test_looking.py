@@ -108,7 +108,8 @@ def test_show_tells_the_whole_story(path: Path, cids: dict[str, str]) -> None:
     done = run("show", cids["failed"], store=path)
     assert done.code == 0
     for text in (
-        cids["failed"], "failed (exhausted)", "target          fail", "callback        tell", "shop (K0",
+        cids["failed"], "failed (exhausted)", "target          fail", "callback        tell",
+        "shop (K0",
         "3 of 3, interval 0 ms", "ConnectionError: the CRM is down", '"order": 7', "timeline",
         "attempts", "exhausted",
     ):  # fmt: skip
