@@ -17,4 +17,4 @@ def main() -> None:
             f"invoke-retry: {error.name} is not installed, but the command needs it; install it "
             "with: pip install 'invoke-retry[cli]'"
         )
-    app()
+    app(prog_name="invoke-retry")

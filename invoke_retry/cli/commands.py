@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 from collections.abc import Callable, Coroutine
 from functools import wraps
 from typing import Any, ParamSpec
 
 import typer
+from rich.console import Console
+from rich.prompt import Confirm
 
 from invoke_retry.cli.errors import CommandError, ExitCode, command_error
 from invoke_retry.cli.output import print_error
@@ -59,7 +62,7 @@ def _run(name: str, work: Coroutine[Any, Any, int | None], as_json: bool) -> int
     return code or ExitCode.DONE
 
 
-async def confirmed(question: str, *, yes: bool) -> None:
+def confirmed(question: str, *, yes: bool) -> None:
     """Go on if somebody says so, or has said so before.
 
     Raises:
@@ -69,5 +72,13 @@ async def confirmed(question: str, *, yes: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise CommandError(f"{question} Nobody is there to ask: pass --yes to do it")
-    if not typer.confirm(question, err=True):
+    # the loop would not hear Ctrl-C while the question waits for its answer
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        is_yes = Confirm.ask(question, console=Console(stderr=True, markup=False), default=False)
+    except EOFError:
+        is_yes = False
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if not is_yes:
         raise CommandError("nothing was done", ExitCode.NO)

@@ -8,7 +8,7 @@ from rich.text import Text
 from invoke_retry.backends import Backend
 from invoke_retry.cli.commands import LOOKING, command
 from invoke_retry.cli.options import JsonOption, StoreOption
-from invoke_retry.cli.output import STATE_STYLES, Output
+from invoke_retry.cli.output import STATE_STYLES, Column, Output
 from invoke_retry.cli.stores import opened
 from invoke_retry.errors import BackendError
 
@@ -46,7 +46,7 @@ async def tally(backend: Backend) -> Tally | None:
 
 def counts_table(
     out: Output, total: dict[str, int], kept: Tally, paused: list[str]
-) -> tuple[list[str], list[list[Text | str]]]:
+) -> tuple[list[Column], list[list[Text | str]]]:
     """Columns and rows: all first, then each service, the paused ones marked."""
     rows: list[list[Text | str]] = [["all", *(_number(name, n) for name, n in total.items())]]
     for name in sorted({*kept, *paused}):
@@ -55,7 +55,7 @@ def counts_table(
             label.append(" (paused)", "bold yellow")
         states = kept.get(name, {})
         rows.append([label, *(_number(state, states.get(state, 0)) for state in total)])
-    return ["service", *total], rows
+    return [Column("service", least=8), *map(Column, total)], rows
 
 
 def _number(state: str, number: int) -> Text:

@@ -119,7 +119,7 @@ def _register(app: typer.Typer, decision: Decision, text: str) -> None:
                 chosen = await _fitting(change, filters, decision)
                 if chosen:
                     what = "1 invocation" if len(chosen) == 1 else f"{len(chosen):,} invocations"
-                    await confirmed(f"{decision.name} {what}?", yes=yes)
+                    confirmed(f"{decision.name} {what}?", yes=yes)
             return await _decide(change, chosen, decision, Output(decision.name, as_json=as_json))
 
     decide.__doc__ = (

@@ -22,13 +22,21 @@ from invoke_retry.cli.options import (
     StoreOption,
     TargetOption,
 )
-from invoke_retry.cli.output import Output, state_text
+from invoke_retry.cli.output import Column, Output, state_text
 from invoke_retry.cli.stores import Store, opened
 from invoke_retry.cli.times import ago
 from invoke_retry.errors import BackendError
 from invoke_retry.models import Invocation, utc_time
 
-_COLUMNS = ("cid", "state", "target", "attempts", "accepted", "next", "error")
+_COLUMNS = (
+    Column("cid", least=28),
+    Column("state", least=9),
+    Column("target", least=6, most=30),
+    Column("attempts", from_width=80),
+    Column("accepted", from_width=100),
+    Column("next", from_width=120),
+    Column("error", least=5),
+)
 
 
 def register(app: typer.Typer) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -25,6 +25,21 @@ STATE_STYLES: Final = {
     "dead": "bold red",
     "parked": "bold magenta",
 }
+
+
+class Column(NamedTuple):
+    """A column of a table.
+
+    Attributes:
+        least: How many characters of it are shown, however narrow the terminal is.
+        most: How many are shown at most.
+        from_width: In a narrower terminal it is left out.
+    """
+
+    name: str
+    least: int | None = None
+    most: int | None = None
+    from_width: int = 0
 
 
 class Output:
@@ -89,18 +104,21 @@ class Output:
                 Text(text, "dim"), soft_wrap=True
             )
 
-    def table(self, columns: Sequence[str], rows: Iterable[Sequence[Text | str]]) -> None:
+    def table(self, columns: Sequence[Column], rows: Iterable[Sequence[Text | str]]) -> None:
         """A table on a terminal; in a pipe a line for each row, with tabs between the columns."""
         if not self.is_terminal:
-            for row in (columns, *rows):
+            for row in ([column.name for column in columns], *rows):
                 self.console.file.write("\t".join(str(cell) for cell in row) + "\n")
             return
+        shown = [n for n, column in enumerate(columns) if column.from_width <= self.console.width]
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-        for number, name in enumerate(columns):
-            is_last = number == len(columns) - 1
-            table.add_column(name, no_wrap=True, overflow="ellipsis" if is_last else "fold")
+        for n in shown:
+            name, least, most, _ = columns[n]
+            table.add_column(
+                name, no_wrap=True, overflow="ellipsis", min_width=least, max_width=most
+            )
         for row in rows:
-            table.add_row(*row)
+            table.add_row(*(row[n] for n in shown))
         self.console.print(table)
 
     def progress(self) -> Progress:

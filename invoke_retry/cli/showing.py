@@ -7,7 +7,6 @@ from datetime import datetime
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
 from invoke_retry.cli.commands import LOOKING, command
@@ -18,6 +17,7 @@ from invoke_retry.cli.timeline import events_of, timeline
 from invoke_retry.cli.times import ago, duration, moment
 from invoke_retry.models import Invocation, utc_time
 
+_LABEL = 16
 _WIDEST = 120
 _SHORT = 2_000
 
@@ -71,14 +71,14 @@ def tell_story(
     _tell_what_to_do(out, invocation)
 
 
-def _facts(out: Output, each: Invocation, now: datetime) -> Table:
-    facts = Table.grid(padding=(0, 2))
-    facts.add_column(style="bold", no_wrap=True)
-    facts.add_column(overflow="fold")
+def _facts(out: Output, each: Invocation, now: datetime) -> Text:
+    facts = Text()
 
     def fact(name: str, value: str | Text | None) -> None:
         if value is not None:
-            facts.add_row(name, out.text(value, lines=True) if isinstance(value, str) else value)
+            facts.append(name.ljust(_LABEL), "bold")
+            facts.append_text(out.text(value) if isinstance(value, str) else value)
+            facts.append("\n")
 
     def time(at: datetime | None) -> str | None:
         return None if at is None else f"{moment(at)} ({ago(at, now)})"
@@ -99,12 +99,13 @@ def _facts(out: Output, each: Invocation, now: datetime) -> Table:
     fact("outcome", time(each.resp_ts_utc))
     fact("parked", each.parked_because)
     if each.error is not None:
-        fact("error", out.text(f"{each.error.type}: {each.error.message}", "red", lines=True))
+        fact("error", out.text(f"{each.error.type}: {each.error.message}", "red"))
     if each.deliveries:
         fact("deliveries", f"{each.deliveries} calls of the callback")
     if each.delivery_error is not None:
         told = f"{each.delivery_error.type}: {each.delivery_error.message}"
-        fact("callback error", out.text(told, "red", lines=True))
+        fact("callback error", out.text(told, "red"))
+    facts.rstrip()
     return facts
 
 

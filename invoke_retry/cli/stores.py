@@ -6,8 +6,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, suppress
 from heapq import nlargest
 from operator import eq
-from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from invoke_retry.backends import Backend, Query, backend_from
 from invoke_retry.cli.errors import CommandError, ExitCode
@@ -87,7 +86,13 @@ async def opened(url: str | None, *, to_change: bool = False) -> AsyncGenerator[
         CommandError: No store is named, or not one that can be opened from here.
         BackendError: It cannot be opened.
     """
-    async with Store(_backend(_named(url), to_change=to_change)) as store:
+    named = _named(url)
+    async with Store(_backend(named, to_change=False)) as store:
+        if not to_change:
+            yield store
+            return
+    # it is there and it is ours: opening it to change makes no new store, and spoils no other file
+    async with Store(_backend(named, to_change=True)) as store:
         yield store
 
 
@@ -97,35 +102,19 @@ def _named(url: str | None) -> str:
             f"no store is named: pass --store {_EXAMPLE} (the URL that your program gives to "
             f"InvokeRetry), or set {ENVIRONMENT}"
         )
-    if "://" in url:
-        return url
-    if not Path(url).exists():
-        raise CommandError(
-            f"there is no store {url}; expected a URL such as {_EXAMPLE}, or the path of a file",
-            ExitCode.STORE,
-        )
-    return f"sqlite:///{url}"
+    return url if "://" in url else f"sqlite:///{url}"
 
 
 def _backend(url: str, *, to_change: bool) -> Backend:
-    scheme, is_sqlite = urlsplit(url).scheme, url.startswith("sqlite:")
+    scheme = urlsplit(url).scheme
     if scheme == "memory":
         raise CommandError(
             "memory:// lives in its process, and nobody can see into it from outside; name a "
             f"store: --store {_EXAMPLE}"
         )
-    if is_sqlite and to_change:
-        _check_is_there(url)
-    elif is_sqlite and "read_only=" not in url:
+    if scheme == "sqlite" and not to_change and "read_only=" not in url:
         url += f"{'&' if '?' in url else '?'}read_only=true"
     try:
         return backend_from(url)
     except ValueError as error:
         raise CommandError(str(error)) from None
-
-
-def _check_is_there(url: str) -> None:
-    """A mistyped path must not make a new store."""
-    path = Path(unquote(urlsplit(url).path)[1:])
-    if path.name and not path.exists():
-        raise CommandError(f"there is no store {path}; check the path", ExitCode.STORE)

@@ -68,7 +68,8 @@ def told(*arguments: object, store: Path | str, code: int = 0) -> Any:
 
 def environment(store: Path | str | None = None, **more: str) -> dict[str, str]:
     """Variables with which a process runs this very package on that store."""
-    plain = {name: text for name, text in os.environ.items() if name not in ("NO_COLOR", "TERM")}
+    ours = ("NO_COLOR", "FORCE_COLOR", "TERM", "COLUMNS", "LINES")
+    plain = {name: text for name, text in os.environ.items() if name not in ours}
     return {
         **plain,
         "PYTHONPATH": str(PACKAGE.parent),

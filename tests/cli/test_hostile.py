@@ -48,7 +48,7 @@ def look_everywhere(path: Path) -> None:
     cids = [cid for (cid,) in ask(path, "SELECT cid FROM invocation")]
     commands = [["list"], ["list", "--json"], ["counts"], ["list", "--state", "parked"]]
     for cid in [each for each in cids if isinstance(each, str)][:2]:
-        commands += [["show", cid, "--traceback"], ["show", cid, "--json"]]
+        commands += [["show", "--traceback", "--", cid], ["show", "--json", "--", cid]]
     for command in commands:
         done = run(*command, store=path)
         assert done.code in (0, 4), (command, done)

@@ -146,6 +146,8 @@ def _load(db: sqlite3.Connection, row: tuple[Any, ...], shift: float, history: i
         raise ValueError(f"state is {state}, reason is {reason}")
     if not 0 <= min(token, attempts, deliveries) <= max(token, attempts, deliveries) <= MOST:
         raise ValueError("a number is out of range")
+    if (reason is None) is not (outcome_at is None):
+        raise ValueError("an outcome without its time, or a time without its outcome")
     _check_times(created_at, due, began, deadline, attempt_at, first_at, outcome_at)
     payload, context, response = _load_json(db, number)
     record = Record(
