@@ -13,7 +13,7 @@ from rich.text import Text
 from invoke_retry.cli.commands import WORKING, command
 from invoke_retry.cli.errors import CommandError
 from invoke_retry.cli.options import JsonOption
-from invoke_retry.cli.output import Output
+from invoke_retry.cli.output import Column, Output
 from invoke_retry.cli.times import duration
 from invoke_retry.errors import InvalidPolicy
 from invoke_retry.policy import RetryPolicy
@@ -208,7 +208,7 @@ def _data(policy: RetryPolicy, steps: list[Step]) -> dict[str, Any]:
 
 def _table(
     policy: RetryPolicy, steps: list[Step], out: Output
-) -> tuple[list[str], list[list[Text | str]]]:
+) -> tuple[list[Column], list[list[Text | str]]]:
     to = "0 to " if policy.jitter == "full" else ""
     least, most = _BAR_WIDTHS
     width = max(least, min(most, out.console.width - _BESIDE_THE_BAR))
@@ -216,17 +216,20 @@ def _table(
     rows: list[list[Text | str]] = []
     for step in steps:
         if step.attempt > _SHOWN + 1:
-            rows.append([Text("...", "dim"), "", ""])
+            rows.append([Text("...", "dim"), "", "", ""])
         style, is_first = _STYLES[step.cut], step.attempt == 1
-        row: list[Text | str] = [
-            Text(f"{step.attempt:,}", style),
-            Text("-" if is_first else f"{to}{_seconds(step.wait)}", style),
-            Text("0 s" if is_first else f"{to}{_seconds(step.at)}", style),
-        ]
-        if out.is_terminal:
-            row.append(Text(_bar(step.wait / longest_wait, width), style or "cyan"))
-        rows.append(row)
-    return ["attempt", "after a wait of", "since the start"] + [""] * out.is_terminal, rows
+        rows.append(
+            [
+                Text(f"{step.attempt:,}", style),
+                Text("-" if is_first else f"{to}{_seconds(step.wait)}", style),
+                Text("0 s" if is_first else f"{to}{_seconds(step.at)}", style),
+                Text(_bar(step.wait / longest_wait, width), style or "cyan"),
+            ]
+        )
+    columns = [Column("attempt"), Column("after a wait of"), Column("since the start"), Column("")]
+    # bars are for eyes
+    number = len(columns) if out.is_terminal else len(columns) - 1
+    return columns[:number], [row[:number] for row in rows]
 
 
 def _bar(part: float, width: int) -> str:
