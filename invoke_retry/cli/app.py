@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from invoke_retry.cli import counting, deciding, listing, scheduling, showing, working
+from invoke_retry.cli import counting, deciding, listing, scheduling, showing, watching, working
 
 app = typer.Typer(
     name="invoke-retry",
@@ -19,5 +19,5 @@ app = typer.Typer(
         "dead; 'run-now CID' where it still waits)."
     ),
 )
-for part in (listing, showing, counting, deciding, working, scheduling):
+for part in (listing, showing, counting, watching, deciding, working, scheduling):
     part.register(app)

@@ -110,6 +110,10 @@ class Output:
             for row in ([column.name for column in columns], *rows):
                 self.console.file.write("\t".join(str(cell) for cell in row) + "\n")
             return
+        self.console.print(self.grid(columns, rows))
+
+    def grid(self, columns: Sequence[Column], rows: Iterable[Sequence[Text | str]]) -> Table:
+        """A table for a terminal, as wide as it is now."""
         shown = [n for n, column in enumerate(columns) if column.from_width <= self.console.width]
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
         for n in shown:
@@ -119,7 +123,7 @@ class Output:
             )
         for row in rows:
             table.add_row(*(row[n] for n in shown))
-        self.console.print(table)
+        return table
 
     def progress(self) -> Progress:
         """A bar for long work, on standard error; nothing where nobody looks."""
