@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import typer
 
-from invoke_retry.cli import counting, deciding, listing, scheduling, showing, watching, working
+from invoke_retry.cli import (
+    counting,
+    deciding,
+    listing,
+    scheduling,
+    showing,
+    touring,
+    watching,
+    working,
+)
 
 app = typer.Typer(
     name="invoke-retry",
@@ -19,5 +28,5 @@ app = typer.Typer(
         "dead; 'run-now CID' where it still waits)."
     ),
 )
-for part in (listing, showing, counting, watching, deciding, working, scheduling):
+for part in (listing, showing, counting, watching, deciding, working, scheduling, touring):
     part.register(app)

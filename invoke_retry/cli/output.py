@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
+from rich.cells import cell_len
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -25,6 +26,11 @@ STATE_STYLES: Final = {
     "dead": "bold red",
     "parked": "bold magenta",
 }
+
+
+_GAP = 2
+_LAST_LEAST = 5
+_ENDLESS = 10**6
 
 
 class Column(NamedTuple):
@@ -113,16 +119,28 @@ class Output:
         self.console.print(self.grid(columns, rows))
 
     def grid(self, columns: Sequence[Column], rows: Iterable[Sequence[Text | str]]) -> Table:
-        """A table for a terminal, as wide as it is now."""
+        """A table for a terminal, as wide as it is now.
+
+        Where there is room for the other columns as they are, only the last one is cut.
+        """
         shown = [n for n, column in enumerate(columns) if column.from_width <= self.console.width]
-        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-        for n in shown:
-            name, least, most, _ = columns[n]
+        cells = [[row[n] for n in shown] for row in rows]
+        widths = [
+            min(column.most or _ENDLESS, max(map(cell_len, [column.name, *map(str, each)])))
+            for column, each in zip(
+                [columns[n] for n in shown], zip(*cells, strict=True), strict=False
+            )
+        ]
+        room = self.console.width - sum(widths[:-1]) - _GAP * len(widths[:-1])
+        table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
+        for place, (name, least, most, _) in enumerate(columns[n] for n in shown):
+            if place < len(widths) - 1 and room >= (columns[shown[-1]].least or _LAST_LEAST):
+                least = widths[place]  # noqa: PLW2901 (the same thing, now known)
             table.add_column(
                 name, no_wrap=True, overflow="ellipsis", min_width=least, max_width=most
             )
-        for row in rows:
-            table.add_row(*(row[n] for n in shown))
+        for row in cells:
+            table.add_row(*row)
         return table
 
     def progress(self) -> Progress:

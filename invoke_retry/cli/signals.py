@@ -11,14 +11,18 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-ENDING = (signal.SIGINT, signal.SIGTERM)
+ENDING = [signal.SIGINT, signal.SIGTERM]
+if hasattr(signal, "SIGHUP"):
+    ENDING.append(signal.SIGHUP)
 
 
 @contextmanager
 def caught(
     told: Callable[[signal.Signals], object], *, patience: float | None = None
 ) -> Generator[None]:
-    """Have SIGINT and SIGTERM call a function in the loop, as long as the block lasts.
+    """Have SIGINT, SIGTERM and SIGHUP call a function in the loop, as long as the block lasts.
+
+    One that is ignored, as `nohup` has it, stays so.
 
     Args:
         patience: Seconds after a second signal in which the process ends, even if the loop is
@@ -35,7 +39,11 @@ def caught(
         with suppress(RuntimeError):  # the loop has just been closed
             loop.call_soon_threadsafe(told, signal.Signals(number))
 
-    before = {number: signal.signal(number, handle) for number in ENDING}
+    before = {
+        number: signal.signal(number, handle)
+        for number in ENDING
+        if signal.getsignal(number) is not signal.SIG_IGN
+    }
     try:
         yield
     finally:
