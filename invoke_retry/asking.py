@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import datetime
 from typing import Any, get_args
 
 from invoke_retry import machine
@@ -15,7 +16,7 @@ from invoke_retry.environment import Environment
 from invoke_retry.errors import InvalidState
 from invoke_retry.lifecycle import Lifecycle
 from invoke_retry.machine import IllegalTransition
-from invoke_retry.models import CallbackPayload, Invocation, State
+from invoke_retry.models import CallbackPayload, Invocation, State, utc_time
 from invoke_retry.record import Record, callback_payload, invocation
 from invoke_retry.registry import Service
 from invoke_retry.storable import checked_text
@@ -106,6 +107,8 @@ class Asking:
         error_type: str | None = None,
         limit: int = 100,
         after: str | None = None,
+        created_from: datetime | None = None,
+        created_before: datetime | None = None,
     ) -> list[Invocation]:
         """Invocations that fit, newest first.
 
@@ -113,9 +116,11 @@ class Asking:
             error_type: The `type` of the latest error.
             limit: How many at most, 1 or more.
             after: A cid; only invocations older than this one.
+            created_from: An aware time; only those accepted then or later.
+            created_before: An aware time; only those accepted earlier.
 
         Raises:
-            ValueError: *state* or *limit* is none.
+            ValueError: *state* or *limit* is none, or a time is not aware.
             InvocationNotFound: *after* is not known.
         """
         self._life.entered()
@@ -123,7 +128,11 @@ class Asking:
             raise ValueError(
                 f"state is {shown(state)}, but must be one of {', '.join(get_args(State))}"
             )
-        query = Query(state, target, source, error_type, at_least("limit", limit, 1), after)
+        query = Query(
+            state, target, source, error_type, at_least("limit", limit, 1), after,
+            _timestamp("created_from", created_from),
+            _timestamp("created_before", created_before),
+        )  # fmt: skip
         return [self._view(record) for record in await self._backend.search(query)]
 
     async def counts(self) -> dict[str, int]:
@@ -251,6 +260,29 @@ class Asking:
     def _view(self, record: Record) -> Invocation:
         clock = self.clock
         return invocation(record, clock.monotonic(), clock.utc())
+
+
+def _timestamp(name: str, time: datetime | None) -> float | None:
+    """A time as `Query` has it: the least number that is shown as that very microsecond."""
+    if time is None:
+        return None
+    is_time: bool = isinstance(time, datetime)  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not is_time or time.utcoffset() is None:
+        raise ValueError(
+            f"{name} is {shown(time)}, but must be an aware datetime, such as "
+            "datetime.now(UTC) - timedelta(hours=1)"
+        )
+    number = time.timestamp()
+    low, high = number - 1e-6, number + 1e-6
+    try:
+        while low < (middle := (low + high) / 2) < high:
+            if utc_time(middle) < time:
+                low = middle
+            else:
+                high = middle
+    except (ValueError, OverflowError):  # the first or last moment that there is
+        return number
+    return high
 
 
 def _name(service: str | Service[Any, Any]) -> str:

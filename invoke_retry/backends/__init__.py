@@ -6,13 +6,21 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
-from invoke_retry.backends.base import Backend, Query, Runner, without_password
+from invoke_retry.backends.base import Backend, Finding, Query, Runner, without_password
 from invoke_retry.backends.memory import MemoryBackend
 
 if TYPE_CHECKING:
     from invoke_retry.backends.sqlite import SQLiteBackend
 
-__all__ = ["Backend", "MemoryBackend", "Query", "Runner", "SQLiteBackend", "backend_from"]
+__all__ = [
+    "Backend",
+    "Finding",
+    "MemoryBackend",
+    "Query",
+    "Runner",
+    "SQLiteBackend",
+    "backend_from",
+]
 
 _Options = dict[str, Callable[[str], object]]
 _COMMON: _Options = {

@@ -19,10 +19,11 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
-from typing import Concatenate, NamedTuple, ParamSpec, Protocol
+from typing import Concatenate, Literal, NamedTuple, ParamSpec, Protocol
 
 from invoke_retry.clock import Clock
 from invoke_retry.durations import Duration, seconds_of, shown
+from invoke_retry.errors import BackendError
 from invoke_retry.models import State
 from invoke_retry.record import Record
 
@@ -31,6 +32,7 @@ Transition = Callable[Concatenate[Record, T], None]
 
 DEFAULT_MAX_BYTES = 1_048_576
 DAY = 86_400.0
+_PAGE = 500
 
 
 class Claim:
@@ -112,7 +114,12 @@ class Runner(Protocol):
 
 
 class Query(NamedTuple):
-    """What `search` looks for, newest first; None means any."""
+    """What `search` looks for, newest first; None means any.
+
+    Attributes:
+        created_from: Seconds since the Unix epoch, inclusive.
+        created_before: Seconds since the Unix epoch, exclusive.
+    """
 
     state: State | None = None
     target: str | None = None
@@ -120,6 +127,8 @@ class Query(NamedTuple):
     error_type: str | None = None
     limit: int = 100
     after: str | None = None
+    created_from: float | None = None
+    created_before: float | None = None
 
     def fits(self, record: Record) -> bool:
         """Whether the record is one of them, *limit* and *after* apart."""
@@ -131,7 +140,25 @@ class Query(NamedTuple):
                 self.error_type is None
                 or ((error := record.error) is not None and error.type == self.error_type)
             )
+            and (self.created_from is None or record.created_at >= self.created_from)
+            and (self.created_before is None or record.created_at < self.created_before)
         )
+
+
+class Finding(NamedTuple):
+    """One thing that `examine` has looked at.
+
+    Attributes:
+        level: `ok`; `warning`: a person should look at it; `bad`: something does not work.
+        what: A short name: `file`, `disk`, `schema`, `sqlite`, `log`, `lock`, `workers`, `stuck`,
+            `overdue`, `paused`, `parked`, `dead`, `integrity`, or `backend`.
+        text: What is so, what is wrong with it, and what to do. It may contain text that is
+            stored, as it is.
+    """
+
+    level: Literal["ok", "warning", "bad"]
+    what: str
+    text: str
 
 
 class Backend(ABC):
@@ -258,9 +285,69 @@ class Backend(ABC):
     async def search(self, query: Query) -> Sequence[Record]:
         """Records that fit, newest first."""
 
+    async def cids(self, query: Query) -> list[str]:
+        """The ids of all records that fit, newest first, whatever `query.limit` says.
+
+        Raises:
+            InvocationNotFound: `query.after` is not known.
+        """
+        found: list[str] = []
+        page = query._replace(limit=_PAGE)
+        while records := await self.search(page):
+            found.extend(record.cid for record in records)
+            page = page._replace(after=found[-1])
+        return found
+
     @abstractmethod
     async def counts(self) -> dict[State, int]:
         """How many records are in each state; those of a final state count after pruning, too."""
+
+    async def tally(self) -> dict[str, dict[State, int]]:
+        """How many records are kept, by target and state; pruned ones are not among them.
+
+        Raises:
+            BackendError: This backend does not know that.
+        """
+        raise BackendError(
+            f"{type(self).__name__} does not count by target; use counts(), or search(target=...)"
+        )
+
+    # What people do to keep it in order.
+
+    async def prune(self, older_than: float, *, dead: bool = False) -> int:  # noqa: ARG002
+        """Delete some of the finished records before their retention is over.
+
+        `counts` still counts them. Each call is one short transaction: call it until it gives 0.
+
+        Args:
+            older_than: Seconds since the Unix epoch: an older outcome goes.
+            dead: Dead letters go, too.
+
+        Returns:
+            How many were deleted; 0 when none is left.
+
+        Raises:
+            BackendError: This backend cannot, or it was not done.
+        """
+        raise BackendError(f"{type(self).__name__} {_PRUNES_ITSELF}")
+
+    async def prunable(self, older_than: float, *, dead: bool = False) -> int:  # noqa: ARG002
+        """How many records `prune` would delete in all, called until it gives 0.
+
+        Raises:
+            BackendError: This backend cannot prune when it is told to.
+        """
+        raise BackendError(f"{type(self).__name__} {_PRUNES_ITSELF}")
+
+    async def examine(self, *, deep: bool = False) -> list[Finding]:  # noqa: ARG002
+        """Whether all is well, as far as can be seen without changing or holding up anything.
+
+        Args:
+            deep: Look at everything that is kept; takes as long as reading it.
+        """
+        findings = [Finding("bad", "backend", self.problem)] if self.problem else []
+        findings += [paused_finding(name) for name in sorted(await self.paused())]
+        return findings or [Finding("ok", "backend", "it works, and nothing is paused")]
 
     def is_idle(self) -> bool:
         """Whether nothing waits, runs or is to be delivered; what is parked does not count.
@@ -272,6 +359,18 @@ class Backend(ABC):
     async def unfinished(self) -> Sequence[Record]:
         """Records that are neither finished nor dead; asked only where `is_idle` is."""
         raise NotImplementedError
+
+
+_PRUNES_ITSELF = (
+    "deletes what is finished by itself, after its retention and dead_retention, and not when "
+    "it is told to"
+)
+
+
+def paused_finding(service: str, since: str = "") -> Finding:
+    """A service that is paused."""
+    text = f"the service {service} is paused{since}: nothing of it begins; resume it if it may run"
+    return Finding("warning", "paused", text)
 
 
 def at_least(name: str, value: object, least: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from heapq import heapify, heappop, heappush
 from itertools import islice
 from typing import get_args
@@ -28,6 +28,7 @@ from invoke_retry.errors import BackendError, BackendFull, InvalidState, Invocat
 from invoke_retry.models import Reason, State
 from invoke_retry.record import FINAL, Record
 
+_PRUNE = 500
 _LONGEST_TIMER = DAY  # an event loop may not take a timer of 100 years
 _UNFINISHED: tuple[State, ...] = ("waiting", "running", "notifying", "parked")
 _UNDECIDED: frozenset[State] = frozenset(("waiting", "running", "parked"))
@@ -208,6 +209,34 @@ class MemoryBackend(Backend):
 
     async def counts(self) -> dict[State, int]:
         return dict(self._counts)
+
+    async def tally(self) -> dict[str, dict[State, int]]:
+        tally: dict[str, dict[State, int]] = {}
+        for record in self._records.values():
+            states = tally.setdefault(record.target, {})
+            states[record.state] = states.get(record.state, 0) + 1
+        return tally
+
+    async def prune(self, older_than: float, *, dead: bool = False) -> int:
+        pruned = list(islice(self._prunable(older_than, dead=dead), _PRUNE))
+        for record in pruned:
+            self._forget(record)
+            if record.due is not None:  # its entry in the heap is for nothing now
+                record.due = None
+                self._count_stale()
+        if pruned:
+            kept = self._records
+            self._finished = deque(each for each in self._finished if each[1].cid in kept)
+        return len(pruned)
+
+    async def prunable(self, older_than: float, *, dead: bool = False) -> int:
+        return sum(1 for _ in self._prunable(older_than, dead=dead))
+
+    def _prunable(self, older_than: float, *, dead: bool) -> Iterator[Record]:
+        for record in self._records.values():
+            is_over = record.state in FINAL or (dead and record.state == "dead")
+            if is_over and record.outcome is not None and record.outcome.at < older_than:
+                yield record
 
     def is_idle(self) -> bool:
         counts = self._counts

@@ -16,13 +16,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from datetime import timedelta, timezone
 from itertools import pairwise
 from typing import Any
 
-from invoke_retry.backends.base import Backend
+from invoke_retry.backends.base import Backend, Query
 from invoke_retry.coordinator import InvokeRetry
 from invoke_retry.correlation import CorrelationId, current_call
 from invoke_retry.errors import (
+    BackendError,
     BackendFull,
     CidConflict,
     InvalidState,
@@ -355,6 +358,109 @@ class BackendConformance:
             assert await found(limit=2) == newest[:2]
             assert await found(after=newest[1]) == newest[2:]
             assert await found(after=newest[-1]) == []
+
+    async def test_search_by_the_time_of_accept(self) -> None:
+        stage = Stage()
+        async with self.make_retry(stage) as retry:
+            cids: list[CorrelationId] = []
+            for i in range(3):
+                cids.append(await retry.invoke_async("echo", i, repeats=0, seconds=0))
+                await asyncio.sleep(TICK)
+            first, second, third = cids
+            when = (await retry.get(second)).created_at
+
+            async def found(**query: Any) -> list[str]:
+                return [each.call_cid for each in await retry.search(**query)]
+
+            assert await found(created_from=when) == [third, second]
+            assert await found(created_before=when) == [first]
+            later = when + timedelta(microseconds=1)
+            assert await found(created_from=when, created_before=later) == [second]
+            elsewhere = when.astimezone(timezone(timedelta(hours=-7)))
+            assert await found(created_from=elsewhere, limit=1, after=third) == [second]
+            assert await found(created_from=later, created_before=when) == []
+            with pytest.raises(ValueError, match="created_from"):
+                await found(created_from=when.replace(tzinfo=None))
+
+    async def test_all_ids_that_fit(self) -> None:
+        stage = Stage()
+        backend = self.make_backend()
+        async with self.make_retry(stage, backend) as retry:
+            cids = [await retry.invoke_async("echo", i, repeats=0, seconds=0) for i in range(7)]
+            other = await retry.invoke_async("fail", repeats=0, seconds=0)
+            for cid in (*cids, other):
+                await settled(retry, cid)
+            newest = [other, *reversed(cids)]
+            assert await backend.cids(Query()) == newest
+            assert await backend.cids(Query(target="echo", limit=2)) == newest[1:]
+            assert await backend.cids(Query(after=newest[5], limit=1)) == newest[6:]
+            assert await backend.cids(Query(target="nobody")) == []
+            with pytest.raises(InvocationNotFound):
+                await backend.cids(Query(after=UNKNOWN))
+
+    async def test_what_is_kept_by_target(self) -> None:
+        stage = Stage()
+        backend = self.make_backend()
+        async with self.make_retry(stage, backend) as retry:
+            cids = [
+                await retry.invoke_async(name, repeats=0, seconds=0)
+                for name in ("echo", "fail", "echo")
+            ]
+            for cid in cids:
+                await settled(retry, cid)
+            await retry.invoke_async("hold", repeats=0, seconds=0)
+            await stage.called("hold")
+            tally = None
+            with suppress(BackendError):  # it says what to use instead
+                tally = await backend.tally()
+            stage.gate.set()
+        assert tally is None or tally == {
+            "echo": {"succeeded": 2}, "fail": {"failed": 1}, "hold": {"running": 1},
+        }  # fmt: skip
+
+    async def test_pruning_when_told_to(self) -> None:
+        stage = Stage()
+        stage.is_deaf = True
+        backend = self.make_backend()
+        async with self.make_retry(stage, backend, grace=0) as retry:
+            good = await retry.invoke_async("echo", repeats=0, seconds=0)
+            bad = await retry.invoke_async("fail", repeats=0, seconds=0)
+            dead = await retry.invoke_async("echo", repeats=0, seconds=0, callback="tell")
+            waits = await retry.invoke_async("fail", repeats=1, seconds=3_600)
+            for cid in (good, bad, dead):
+                await settled(retry, cid)
+            await is_in(retry, waits, "waiting")
+            before = await retry.counts()
+            utc = retry.clock.utc()
+            try:
+                assert await backend.prunable(utc + 60) == 2
+            except BackendError:  # it says that it prunes by itself
+                with pytest.raises(BackendError):
+                    await backend.prune(utc + 60)
+                return
+            assert await backend.prunable(utc - 60, dead=True) == 0
+            assert await backend.prune(utc - 60, dead=True) == 0
+            assert len(await retry.search()) == 4
+            assert await backend.prune(utc + 60) == 2
+            assert await backend.prune(utc + 60) == 0
+            assert [each.call_cid for each in await retry.search()] == [waits, dead]
+            assert await backend.prunable(utc + 60, dead=True) == 1
+            assert await backend.prune(utc + 60, dead=True) == 1
+            assert [each.call_cid for each in await retry.search()] == [waits]
+            assert await retry.counts() == before
+            # what is forgotten may come again, and is not mistaken for its predecessor
+            assert await retry.invoke_async("echo", repeats=0, seconds=0, cid=good) == good
+            await settled(retry, good)
+            assert len(await retry.search()) == 2
+
+    async def test_an_examination_finds_what_is_paused(self) -> None:
+        backend = self.make_backend()
+        async with self.make_retry(Stage(), backend) as retry:
+            assert "bad" not in [finding.level for finding in await backend.examine()]
+            await retry.pause("echo")
+            found = [each for each in await backend.examine() if each.what == "paused"]
+        assert [each.level for each in found] == ["warning"]
+        assert "echo" in found[0].text
 
     async def test_the_books_balance(self) -> None:
         stage = Stage()

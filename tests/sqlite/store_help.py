@@ -18,8 +18,20 @@ from typing import Any
 import pytest
 
 import invoke_retry
-from invoke_retry import BackendError, CallbackPayload, InvokeRetry, ServiceRegistry
+from invoke_retry import (
+    BackendError,
+    CallbackPayload,
+    CorrelationId,
+    InvokeRetry,
+    RetryPolicy,
+    ServiceRegistry,
+)
 from invoke_retry.backends import SQLiteBackend
+from invoke_retry.backends.sqlite import rows, schema
+from invoke_retry.backends.sqlite.store import NOBODY
+from invoke_retry.failure import Failure
+from invoke_retry.models import Reason, State
+from invoke_retry.record import Outcome, PastAttempt, Record
 
 PACKAGE = Path(invoke_retry.__file__).parent
 FINISHED = ("succeeded", "failed", "cancelled", "dead")
@@ -164,3 +176,31 @@ async def refused(path: Path) -> str:
     if kept is not None:
         assert path.read_bytes() == kept
     return str(caught.value)
+
+
+def fill(path: Path, number: int) -> None:
+    """Make a store of many invocations, quickly: one of five failed, waits for hours or is dead."""
+    path.touch(mode=0o600)
+    now, policy, totals = time.time(), RetryPolicy(3, 60), Counter[str]()
+    with closing(schema.connect(path, synchronous="normal", alone=False)) as db:
+        db.execute("BEGIN")
+        for i in range(number):
+            at = now - (number - i)
+            record = Record(
+                CorrelationId.new(), f"svc.{i % 20}", "tell", "shop", "K", b"{}", b'"c"', policy,
+                at, 0.0, 1e9,
+            )  # fmt: skip
+            failure = Failure("ValueError" if i % 5_000 else "Rare", "no use", "Traceback")
+            record.state, record.attempts = _STATES[i % 5], 1
+            if record.state != "waiting":
+                reason: Reason = "exhausted" if record.state == "failed" else "succeeded"
+                record.outcome = Outcome(reason, at, error=failure)
+            record.history = (PastAttempt(1, at, at, failure),)
+            totals[record.state] += 1
+            rows.insert(db, record, NOBODY, 0.0)
+        db.executemany("INSERT INTO total VALUES (?, ?)", totals.items())
+        db.execute("COMMIT")
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+_STATES: tuple[State, ...] = ("failed", "succeeded", "waiting", "cancelled", "dead")

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from store_help import Stage, reaches
+from store_help import Stage, make, reaches
 
 from invoke_retry import CorrelationId, Invocation, InvocationNotFound, InvokeRetry
 from invoke_retry.backends.base import Query
+from invoke_retry.backends.sqlite import finding
 from invoke_retry.backends.sqlite.store import Settings, Store
 from invoke_retry.clock import SYSTEM_CLOCK
+
+A = TypeVar("A")
 
 NASTY = (
     "plain", "'", '"', "''", "%", "_", "\\", "' OR 1=1 --", "'; DROP TABLE invocation; --", "a%",
@@ -116,33 +119,50 @@ def test_a_state_that_is_none(searched: Searched, state: Any) -> None:
 
 
 class Recording:
-    """Stands for a connection, and keeps the statements that it is given."""
+    """A connection that keeps the statements that it is given."""
 
-    def __init__(self) -> None:
+    def __init__(self, db: sqlite3.Connection) -> None:
         self.statements: list[str] = []
-        self._empty = sqlite3.connect(":memory:")
+        self._db = db
 
-    def execute(self, statement: str, values: object = ()) -> sqlite3.Cursor:
-        del values
+    def execute(self, statement: str, values: Any = ()) -> sqlite3.Cursor:
         self.statements.append(statement)
-        return self._empty.execute("SELECT 1 WHERE 0")
+        return self._db.execute(statement, values)
 
-    def close(self) -> None:
-        self._empty.close()
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._db, name)
 
 
-def test_no_statement_contains_what_was_asked_for() -> None:
+async def test_no_statement_contains_what_was_asked_for(tmp_path: Path) -> None:
     """Values are bound; what is put into statements are constants of our own."""
+    path = tmp_path / "retries.db"
+    await make(path, waiting=2)
     store = Store(
-        Settings(Path("x"), "full", 1, None, 1, 1, 1, alone=True), SYSTEM_CLOCK, works=False
+        Settings(path, "full", 1, None, 1, 1, 1, alone=False, read_only=True),
+        SYSTEM_CLOCK,
+        works=False,
     )
-    recording, canary = Recording(), "'canary\" --"
+    recording, canary = Recording(store.db), "'canary\" --"
     store._db = cast("sqlite3.Connection", recording)  # pyright: ignore[reportPrivateUsage]
-    store.search(Query(state="failed", target=canary, source=canary, error_type=canary))
+
+    async def ask(run: Callable[[Store], A]) -> A:
+        return run(store)
+
+    asked = Query(
+        state="failed", target=canary, source=canary, error_type=canary, created_from=123.75,
+        created_before=987.25,
+    )  # fmt: skip
+    assert await finding.search(ask, asked) == []
+    assert await finding.cids(ask, asked) == []
+    assert await finding.count(ask, "state = ?", canary) == 0
+    with pytest.raises(InvocationNotFound):
+        await finding.search(ask, Query(after=canary))
     with pytest.raises(InvocationNotFound):
         store.get(canary)
     store.decided([canary])
     store.lost({canary: 1})
-    recording.close()
-    assert len(recording.statements) == 4
-    assert not any("canary" in each for each in recording.statements)
+    store.close()
+    asked_for = [each for each in recording.statements if "invocation" in each]
+    assert len(asked_for) >= 7
+    for text in ("canary", "123.75", "987.25"):
+        assert not any(text in each for each in recording.statements)

@@ -8,7 +8,9 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
+
+import anyio.to_thread
 
 from invoke_retry import machine
 from invoke_retry.backends.base import (
@@ -16,13 +18,16 @@ from invoke_retry.backends.base import (
     DEFAULT_MAX_BYTES,
     Backend,
     Claim,
+    Finding,
     Query,
     Runner,
     T,
     Transition,
 )
-from invoke_retry.backends.sqlite import claims, files
+from invoke_retry.backends.sqlite import claims, examination, files, finding
 from invoke_retry.backends.sqlite.claims import Look
+from invoke_retry.backends.sqlite.examination import Examination
+from invoke_retry.backends.sqlite.pruning import Pruner
 from invoke_retry.backends.sqlite.rows import Stored
 from invoke_retry.backends.sqlite.store import Settings, Store
 from invoke_retry.backends.sqlite.upkeep import Upkeep
@@ -32,6 +37,8 @@ from invoke_retry.durations import Duration, seconds_of, shown
 from invoke_retry.errors import BackendError, InvalidState, NotRunning
 from invoke_retry.models import State
 from invoke_retry.record import Record
+
+A = TypeVar("A")
 
 _TIDY_SECONDS = 1.0
 _LONGEST_TIMER = 60.0
@@ -112,6 +119,7 @@ class SQLiteBackend(Backend):
         self._clock: Clock | None = None
         self._writer: Writer | None = None
         self._store: Store | None = None
+        self._pruner = Pruner(self._ask, self._do)
         self._pid = 0
         self._fault: str | None = None
         self._is_paused = False
@@ -505,14 +513,42 @@ class SQLiteBackend(Backend):
         return names
 
     async def search(self, query: Query) -> Sequence[Record]:
-        found: Sequence[Record] = await self._do(lambda store: store.search(query), writes=False)
-        return found
+        return await finding.search(self._ask, query)
+
+    async def cids(self, query: Query) -> list[str]:
+        return await finding.cids(self._ask, query)
 
     async def counts(self) -> dict[State, int]:
         totals: dict[str, int] = await self._do(Store.counts, writes=False)
         return {state: totals.get(state, 0) for state in get_args(State)}
 
+    async def tally(self) -> dict[str, dict[State, int]]:
+        return await finding.tally(self._ask)
+
+    async def prune(self, older_than: float, *, dead: bool = False) -> int:
+        return await self._pruner.prune(older_than, dead=dead)
+
+    async def prunable(self, older_than: float, *, dead: bool = False) -> int:
+        return await self._pruner.prunable(older_than, dead=dead)
+
+    async def examine(self, *, deep: bool = False) -> list[Finding]:
+        self._check()
+        store, utc = self._store, self._time.utc()
+        assert store is not None
+        if store.settings.alone and not self.read_only:  # nobody else can look at it, nor can we
+            return await self._ask(
+                lambda store: Examination(store.settings, store.db, store.now, utc).findings(
+                    deep=deep
+                )
+            )
+        look = partial(examination.examine, store.settings, store.now, utc, deep=deep)
+        return await anyio.to_thread.run_sync(look, abandon_on_cancel=True)
+
     # Passing jobs to the thread.
+
+    async def _ask(self, run: Callable[[Store], A]) -> A:
+        answer: A = await self._do(run, writes=False)
+        return answer
 
     async def _do(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import chain, zip_longest
@@ -112,6 +113,17 @@ def look(store: Store, demand: Mapping[str, int], room: int) -> Look:
     if (deadline := soonest.fetchone()[0]) is not None:
         look.next_due = min(look.next_due, deadline - store.shift)
     return look
+
+
+def services_with_work(db: sqlite3.Connection) -> list[Any]:
+    """The services of which something waits, for its time or to be run; one may be no text."""
+    found = db.execute(
+        f"WITH RECURSIVE each(name) AS (SELECT min(service) FROM invocation WHERE {READY} "
+        "UNION ALL SELECT (SELECT min(service) FROM invocation "
+        f"WHERE {READY} AND service > each.name) FROM each WHERE each.name IS NOT NULL) "
+        "SELECT name FROM each WHERE name IS NOT NULL"
+    )
+    return [name for (name,) in found]
 
 
 def _take(store: Store, row: tuple[Any, ...], look: Look) -> None:

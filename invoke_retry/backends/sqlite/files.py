@@ -8,8 +8,11 @@ import sys
 import weakref
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
+from math import inf
 from pathlib import Path
+from time import sleep
 
+from invoke_retry.clock import SYSTEM_CLOCK
 from invoke_retry.errors import BackendError
 
 if sys.platform == "win32":
@@ -20,6 +23,7 @@ else:
     CAN_LOCK = True
 
 _PRIVATE = 0o600
+_LOCK_STEP = 0.001
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 
 # where a lock may be granted to two machines at once, or WAL's shared memory is not shared
@@ -106,11 +110,15 @@ class FileLock:
     """An exclusive lock on a file of its own, which ends with the process that holds it.
 
     A forked child closes its copy: it would keep the lock of a parent that dies.
+
+    Args:
+        make: Make the file if it is not there.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, make: bool = True) -> None:
+        flags = os.O_RDWR | os.O_CREAT if make else os.O_RDONLY
         try:
-            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | _NO_LINK, _PRIVATE)
+            self._descriptor = os.open(path, flags | _NO_LINK, _PRIVATE)
         except OSError as error:
             raise BackendError(f"the lock file {path} cannot be opened: {error}") from error
         _open_locks.add(self)
@@ -119,10 +127,15 @@ class FileLock:
         """Wait until the lock is ours."""
         fcntl.flock(self._descriptor, fcntl.LOCK_EX)
 
-    def try_to_take(self) -> bool:
-        """Take the lock if nobody has it."""
+    def try_to_take(self, *, shared: bool = False) -> bool:
+        """Take the lock if nobody has it.
+
+        Args:
+            shared: Others that only look may have it, too.
+        """
+        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
         try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._descriptor, kind | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
         return True
@@ -147,6 +160,39 @@ class FileLock:
             with suppress(OSError):
                 os.close(self._descriptor)
             self._descriptor = -1
+
+
+def is_locked(path: Path) -> bool | None:
+    """Whether somebody holds the lock of that file; None if it is missing or not ours to open."""
+    try:
+        lock = FileLock(path, make=False)
+    except BackendError:
+        return None
+    try:
+        return not lock.try_to_take(shared=True)
+    finally:
+        lock.close()
+
+
+def wait_for_lock(path: Path, most: float) -> float | None:
+    """Seconds until the lock of that file could be had; it is given back at once.
+
+    Returns:
+        Infinity after *most* seconds; None if the file is missing or not ours to open.
+    """
+    try:
+        lock = FileLock(path, make=False)
+    except BackendError:
+        return None
+    began = SYSTEM_CLOCK.monotonic()
+    try:
+        while not lock.try_to_take():
+            if SYSTEM_CLOCK.monotonic() - began > most:
+                return inf
+            sleep(_LOCK_STEP)
+        return SYSTEM_CLOCK.monotonic() - began
+    finally:
+        lock.close()
 
 
 _open_locks: weakref.WeakSet[FileLock] = weakref.WeakSet()

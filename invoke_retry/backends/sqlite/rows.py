@@ -182,18 +182,22 @@ def damaged(row: tuple[Any, ...], because: str) -> Record:
         value = told[name]
         return value if isinstance(value, str) else "?"
 
-    try:
-        cid = CorrelationId(told["cid"])
-    except ValueError:
-        cid = CorrelationId.from_key(f"row {row[0]}")
     record = Record(
-        cid, text("target"), None, text("source"), text("orig_cid"), None, None,
-        RetryPolicy(0, 0), 0.0, 0.0, 0.0,
+        shown_cid(row[0], told["cid"]), text("target"), None, text("source"), text("orig_cid"),
+        None, None, RetryPolicy(0, 0), 0.0, 0.0, 0.0,
     )  # fmt: skip
     record.state = "parked"
     record.due = None
     record.parked_because = because
     return record
+
+
+def shown_cid(row: int, cid: object) -> CorrelationId:
+    """The id of a row, or one to show it by if its own is spoilt."""
+    try:
+        return CorrelationId(cid)
+    except ValueError:
+        return CorrelationId.from_key(f"row {row}")
 
 
 def _live(record: Record, owner: int, shift: float) -> tuple[Any, ...]:

@@ -11,7 +11,7 @@ import json
 import os
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import count
@@ -19,7 +19,6 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, Final
 
-from invoke_retry.backends.base import Query
 from invoke_retry.backends.sqlite import rows, schema
 from invoke_retry.backends.sqlite.files import FileLock, beside
 from invoke_retry.backends.sqlite.rows import COLUMNS, MOST, STATES, Stored, Unreadable
@@ -364,35 +363,28 @@ class Store:
 
     # What is asked without changing anything.
 
+    @contextmanager
+    def snapshot(self) -> Generator[None]:
+        """See one state of the file; not for long, since meanwhile its log grows."""
+        db = self.db
+        db.execute("BEGIN")
+        try:
+            yield
+        finally:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+
     def get(self, cid: str, *, history: int = 100) -> Record:
         """The record as it is.
 
         Raises:
             InvocationNotFound: There is none.
         """
-        try:
-            return self.find(cid, history=history).record
-        except Unreadable as error:
-            return rows.damaged(self.row(cid), str(error))
-
-    def search(self, query: Query) -> Sequence[Record]:
-        """Records that fit, newest first."""
-        wanted: dict[str, object] = {
-            "state = ?": query.state,
-            "target = ?": query.target,
-            "source = ?": query.source,
-            "error_type = ?": query.error_type,
-        }
-        if query.after is not None:
-            wanted["id < ?"] = self.row(query.after)[0]
-        clauses = [clause for clause, value in wanted.items() if value is not None]
-        values = [value for value in wanted.values() if value is not None]
-        found = self.db.execute(
-            f"SELECT {COLUMNS} FROM invocation {'WHERE' if clauses else ''} "
-            f"{' AND '.join(clauses)} ORDER BY id DESC LIMIT ?",
-            (*values, query.limit),
-        ).fetchall()
-        return [self.shown(row) for row in found]
+        with self.snapshot():
+            try:
+                return self.find(cid, history=history).record
+            except Unreadable as error:
+                return rows.damaged(self.row(cid), str(error))
 
     def counts(self) -> dict[str, int]:
         """How many records are in each state, pruned ones among them."""

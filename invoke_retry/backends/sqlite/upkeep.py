@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Iterable, Mapping
 from functools import partial
@@ -10,9 +9,10 @@ from typing import Any
 
 from invoke_retry import machine
 from invoke_retry.backends.sqlite import rows
-from invoke_retry.backends.sqlite.claims import Look
+from invoke_retry.backends.sqlite.claims import Look, services_with_work
 from invoke_retry.backends.sqlite.files import FileLock, beside
 from invoke_retry.backends.sqlite.rows import COLUMNS, KEPT, READY, SPOILT, Stored
+from invoke_retry.backends.sqlite.seats import service_names
 from invoke_retry.backends.sqlite.store import NOBODY, Store
 from invoke_retry.models import Reason, State
 from invoke_retry.record import FINAL, Record
@@ -139,17 +139,11 @@ class Upkeep:
     def _park_unknown(self, known: frozenset[str]) -> None:
         """Park what is due and what no living process can run."""
         db, now = self._store.db, self._store.now
-        with_work = db.execute(
-            f"WITH RECURSIVE each(name) AS (SELECT min(service) FROM invocation WHERE {READY} "
-            "UNION ALL SELECT (SELECT min(service) FROM invocation "
-            f"WHERE {READY} AND service > each.name) FROM each WHERE each.name IS NOT NULL) "
-            "SELECT name FROM each WHERE name IS NOT NULL"
-        ).fetchall()
-        unknown = [name for (name,) in with_work if name not in known]
+        unknown = [name for name in services_with_work(db) if name not in known]
         if not unknown:
             return
         elsewhere = db.execute("SELECT services FROM worker").fetchall()
-        runnable = {name for (services,) in elsewhere for name in _names(services)}
+        runnable = {name for (services,) in elsewhere for name in service_names(services)}
         for name in unknown:
             if name in runnable:
                 continue
@@ -170,11 +164,3 @@ class Upkeep:
 
 
 _STATE = COLUMNS.split(", ").index("state")
-
-
-def _names(services: object) -> list[str]:
-    """What a process can run; nothing, if somebody else has written that."""
-    try:
-        return [name for name in json.loads(services) if isinstance(name, str)]  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        return []
