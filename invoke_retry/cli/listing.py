@@ -74,12 +74,13 @@ def register(app: typer.Typer) -> None:
                 query = query._replace(after=await look.cid(after))
             found = await look.found(query)
             page, is_more = found[:limit], len(found) > limit
-            _print(out, page, utc_time(now), is_more=is_more)
+            print_page(out, page, utc_time(now), is_more=is_more)
             if not page:
                 out.note(await _why_none(look, filters))
 
 
-def _print(out: Output, page: list[Invocation], now: datetime, *, is_more: bool) -> None:
+def print_page(out: Output, page: list[Invocation], now: datetime, *, is_more: bool) -> None:
+    """Print one page of what was found."""
     if out.as_json:
         shown = [
             out.value(

@@ -29,8 +29,7 @@ STATE_STYLES: Final = {
 
 
 _GAP = 2
-_LAST_LEAST = 5
-_ENDLESS = 10**6
+_NARROWEST = 3
 
 
 class Column(NamedTuple):
@@ -119,26 +118,14 @@ class Output:
         self.console.print(self.grid(columns, rows))
 
     def grid(self, columns: Sequence[Column], rows: Iterable[Sequence[Text | str]]) -> Table:
-        """A table for a terminal, as wide as it is now.
-
-        Where there is room for the other columns as they are, only the last one is cut.
-        """
+        """A table that fits the terminal as it is now: the last column is cut first."""
         shown = [n for n, column in enumerate(columns) if column.from_width <= self.console.width]
         cells = [[row[n] for n in shown] for row in rows]
-        widths = [
-            min(column.most or _ENDLESS, max(map(cell_len, [column.name, *map(str, each)])))
-            for column, each in zip(
-                [columns[n] for n in shown], zip(*cells, strict=True), strict=False
-            )
-        ]
-        room = self.console.width - sum(widths[:-1]) - _GAP * len(widths[:-1])
+        kept = [columns[n] for n in shown]
+        widths = _fitting(kept, [list(map(str, row)) for row in cells], self.console.width)
         table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
-        for place, (name, least, most, _) in enumerate(columns[n] for n in shown):
-            if place < len(widths) - 1 and room >= (columns[shown[-1]].least or _LAST_LEAST):
-                least = widths[place]  # noqa: PLW2901 (the same thing, now known)
-            table.add_column(
-                name, no_wrap=True, overflow="ellipsis", min_width=least, max_width=most
-            )
+        for column, width in zip(kept, widths, strict=True):
+            table.add_column(column.name, no_wrap=True, overflow="ellipsis", width=width)
         for row in cells:
             table.add_row(*row)
         return table
@@ -155,6 +142,27 @@ class Output:
             transient=True,
             disable=self.as_json or not console.is_terminal,
         )
+
+
+def _fitting(columns: Sequence[Column], rows: list[list[str]], room: int) -> list[int]:
+    """How wide the columns are: as wide as what is in them, or less where there is no room."""
+    widths = [
+        max(map(cell_len, [column.name, *(row[n] for row in rows)]))
+        for n, column in enumerate(columns)
+    ]
+    widths = [
+        width if column.most is None else min(width, column.most)
+        for width, column in zip(widths, columns, strict=True)
+    ]
+    too_wide = sum(widths) + _GAP * (len(widths) - 1) - room
+    # those that say how much of them is enough come first, the last one before all others
+    by_need = sorted(range(len(columns)), key=lambda n: (columns[n].least is None, -n))
+    for n in by_need:
+        least = columns[n].least or _NARROWEST
+        cut = max(0, min(too_wide, widths[n] - least))
+        widths[n] -= cut
+        too_wide -= cut
+    return widths
 
 
 def state_text(state: str) -> Text:

@@ -101,7 +101,8 @@ def _facts(out: Output, each: Invocation, now: datetime) -> Text:
     if each.error is not None:
         fact("error", out.text(f"{each.error.type}: {each.error.message}", "red"))
     if each.deliveries:
-        fact("deliveries", f"{each.deliveries} calls of the callback")
+        calls = "1 call" if each.deliveries == 1 else f"{each.deliveries:,} calls"
+        fact("deliveries", f"{calls} of the callback")
     if each.delivery_error is not None:
         told = f"{each.delivery_error.type}: {each.delivery_error.message}"
         fact("callback error", out.text(told, "red"))

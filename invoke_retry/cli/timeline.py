@@ -89,7 +89,8 @@ def timeline(events: list[Event], width: int) -> list[Text]:
         start = column(event.start)
         length = max(1, column(event.end) - start)
         is_point = event.start == event.end
-        line = Text(event.label.rjust(labels) + "  ", "dim", no_wrap=True)
+        line = Text(no_wrap=True)
+        line.append(event.label.rjust(labels) + "  ", "dim")
         line.append(" " * min(before, start))
         line.append(_WAIT * max(0, start - before), "dim")
         line.append(_POINT if is_point else _BAR * length, _STYLES[event.kind])
