@@ -73,6 +73,7 @@ def test_ages_are_those_of_acceptance(path: Path, cids: dict[str, str]) -> None:
 def test_pages(path: Path, cids: dict[str, str]) -> None:
     seen: list[str] = []
     after: list[str] = []
+    page: dict[str, Any] = {}
     for _ in range(3):
         page = told("list", "--limit", 2, *after, store=path)
         seen += [each["call_cid"] for each in page["invocations"]]
@@ -264,10 +265,12 @@ async def test_looking_at_a_store_on_which_a_process_works(path: Path) -> None:
         worker = asyncio.ensure_future(work())
         seen: list[Any] = []
         for _ in range(5):
-            for command in ("list", "counts"):
-                done = await asyncio.to_thread(run_outside, command, "--json", store=path)
-                assert (done.code, done.err) == (0, "")
-            seen.append(json.loads(done.out)["data"]["counts"]["succeeded"])
+            listed, counted = [
+                await asyncio.to_thread(run_outside, command, "--json", store=path)
+                for command in ("list", "counts")
+            ]
+            assert (listed.code, counted.code, listed.err + counted.err) == (0, 0, "")
+            seen.append(json.loads(counted.out)["data"]["counts"]["succeeded"])
         working = False
         assert await worker > 5
     assert seen == sorted(seen)
