@@ -10,6 +10,7 @@ def main() -> None:
     """
     try:
         from invoke_retry.cli.app import app  # noqa: PLC0415
+        from invoke_retry.cli.encoding import accept_every_character  # noqa: PLC0415
     except ModuleNotFoundError as error:
         if error.name not in ("rich", "typer"):
             raise
@@ -17,4 +18,5 @@ def main() -> None:
             f"invoke-retry: {error.name} is not installed, but the command needs it; install it "
             "with: pip install 'invoke-retry[cli]'"
         )
+    accept_every_character()
     app(prog_name="invoke-retry")

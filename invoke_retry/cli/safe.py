@@ -20,7 +20,9 @@ _SECRET_TEXT: Final = (
     (re.compile(r"(?<=://)[^\s/@:]*:[^\s/@]*(?=@)"), MASK),
     (
         re.compile(
-            r"(?i)\b([\w-]*(?:password|passwd|secret|token|api_?key|authorization)[\"']?\s*[=:]\s*)"
+            # nothing before the word: it need not be kept apart, and would be looked at again and
+            # again in a long text
+            r"(?i)((?:password|passwd|secret|token|api_?key|authorization)[\"']?\s*[=:]\s*)"
             r"(?:bearer\s+|basic\s+)?(\"[^\"]*\"|'[^']*'|[^\s,;&)\"'}]+)"
         ),
         rf"\1{MASK}",

@@ -200,7 +200,7 @@ class Stage:
     def _status(self, what: str) -> AbstractContextManager[object]:
         if self.out.as_json or not self.out.is_terminal:
             return nullcontext()
-        return self.out.console.status(Text(what, "dim"))
+        return self.out.console.status(Text(what, "dim"), spinner="line")
 
 
 _COMMAND = [sys.executable, "-m", "invoke_retry"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import unicodedata
 from typing import Any
 
@@ -104,3 +105,15 @@ def test_secrets_in_text(text: str) -> None:
 )
 def test_no_secrets_in_text(text: str) -> None:
     assert masked_text(text) == text
+
+
+@pytest.mark.parametrize(
+    "part",
+    ["a-", "a-b:", "token ", 'token="', "token='", "://a", "://a:", "bearer ", "password:", "\x1b"],
+)
+def test_a_long_text_is_looked_at_once(part: str) -> None:
+    """A hostile text of a megabyte must not hold the command up for hours."""
+    text = part * (200_000 // len(part))
+    begin = time.process_time()
+    clean(masked_text(text))
+    assert time.process_time() - begin < 5
