@@ -143,6 +143,7 @@ class Stage:
             [*_COMMAND, *arguments, *(["--json"] if as_json else [])],
             cwd=self.folder, env=self._environment, check=False, stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE if as_json else None, stderr=None,
+            start_new_session=True,  # Ctrl-C is for the tour, which ends it then
         )  # fmt: skip
         if done.returncode:
             raise _gone_wrong(f"'{line}' ended with {done.returncode}")
