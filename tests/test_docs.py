@@ -42,7 +42,8 @@ def test_its_code_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(tmp_path)
     if tests := re.findall(r"^ *(?:async )?def test_", code, re.MULTILINE):
         (tmp_path / "test_page.py").write_text(code, encoding="utf-8")
-        command = [sys.executable, "-m", "pytest", "-W", "error", "-o", "asyncio_mode=auto"]
+        (tmp_path / "pyproject.toml").write_text(code_of(page, "```toml"), encoding="utf-8")
+        command = [sys.executable, "-m", "pytest", "-W", "error"]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         passed = re.search(r"(\d+) passed", result.stdout)
         assert result.returncode == 0, result.stdout
