@@ -59,8 +59,8 @@ def test_its_code_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
             await running
 
     # a store works in a thread, which virtual time does not wait for
-    is_real = "sqlite:///" in code
-    with asyncio.Runner(loop_factory=None if is_real else VirtualLoop) as runner:
+    loop_factory = None if "SQLiteBackend" in code else VirtualLoop
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
         runner.run(run())
 
 
