@@ -77,6 +77,15 @@ def test_its_links_lead_somewhere(page: Path) -> None:
             assert (page.parent / link).exists(), link
 
 
+def test_each_promise_names_tests_that_exist() -> None:
+    text = (ROOT / "docs" / "guarantees.md").read_text("utf-8")
+    tests = sorted(set(re.findall(r"`(tests/[\w/]+\.py(?:::\w+)*)`", text)))
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", *tests]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert len(tests) > 50
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
 def test_the_picture_of_schedules_is_what_policies_give() -> None:
     script = ROOT / "docs" / "policies.py"
     picture = runpy.run_path(str(script))["picture"]()
