@@ -1,7 +1,8 @@
 """The pages in `docs/`: their code runs, their links lead somewhere, their picture is up to date.
 
-All ```python blocks of a page are one program, which may use `await`; blocks with more words behind
-`python` are of other libraries, and only parsed. A page that defines tests is run by pytest.
+All ```python blocks of a page are one program, which may use `await`. Blocks with more words behind
+`python` (```python before: another library's) are only parsed. A page that defines tests is run by
+pytest, with its ```toml blocks as the configuration.
 """
 
 import ast
@@ -58,8 +59,8 @@ def test_its_code_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         if inspect.isawaitable(running):
             await running
 
-    # a store works in a thread, which virtual time does not wait for
-    loop_factory = None if "SQLiteBackend" in code else VirtualLoop
+    # virtual time does not wait for the thread of a store, nor for a server
+    loop_factory = None if re.search("SQLite|NATS", code) else VirtualLoop
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         runner.run(run())
 
