@@ -67,15 +67,14 @@ values = st.recursive(
 
 def leaves(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
     """Where values stand that hold no others, and of what type they are."""
-    inner: Iterable[tuple[Any, Any]] = ()
-    match value:
-        case dict():
-            inner = cast("dict[str, Any]", value).items()
-        case list():
-            inner = enumerate(value)  # pyright: ignore[reportUnknownArgumentType]
-        case _:
-            yield path, type(value).__name__
-    for key, each in inner:  # pyright: ignore[reportUnknownVariableType]
+    fields: dict[str, Any] = {}
+    if isinstance(value, dict):
+        fields.update(value)
+    elif isinstance(value, list):
+        fields.update({str(n): each for n, each in enumerate(cast("Iterable[Any]", value))})
+    else:
+        yield path, type(value).__name__
+    for key, each in fields.items():
         yield from leaves(each, f"{path}/{key}")
 
 
