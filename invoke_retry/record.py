@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from invoke_retry.correlation import CorrelationId
 from invoke_retry.failure import Failure
@@ -13,7 +14,6 @@ from invoke_retry.models import (
     Invocation,
     Reason,
     State,
-    time_text,
     utc_time,
 )
 from invoke_retry.policy import RetryPolicy
@@ -173,25 +173,7 @@ class Record:
 
 def callback_payload(record: Record) -> CallbackPayload:
     """What the callback is told; the same bytes however often it is made."""
-    outcome = record.outcome
-    assert outcome is not None
-    return CallbackPayload(
-        ok=outcome.reason == "succeeded",
-        source=record.source,
-        target=record.target,
-        retry_repeats=record.policy.repeats,
-        retry_seconds=record.policy.seconds,
-        call_cid=record.cid,
-        orig_cid=record.orig_cid,
-        req_ts_utc=cast("Any", record.first_at),  # pydantic makes a time of it, and faster
-        context=load_any(record.context),
-        response=load_any(outcome.response),
-        response_omitted=outcome.response_omitted,
-        resp_ts_utc=cast("Any", outcome.at),
-        attempts=record.attempts,
-        error=outcome.error and outcome.error.info,
-        reason=outcome.reason,
-    )
+    return CallbackPayload(**_told(record, utc_time))
 
 
 def callback_json(record: Record) -> dict[str, Any]:
@@ -199,13 +181,36 @@ def callback_json(record: Record) -> dict[str, Any]:
 
     Its context and response are fresh, and are not copied once more.
     """
-    told = dict(callback_payload(record))
+    told = _told(record, _time_text)
     told["call_cid"] = str(record.cid)
-    told["req_ts_utc"] = told["req_ts_utc"] and time_text(told["req_ts_utc"])
-    told["resp_ts_utc"] = time_text(told["resp_ts_utc"])
-    if told["error"] is not None:
-        told["error"] = dict(told["error"])
     return told
+
+
+def _told(record: Record, time: Callable[[float], object]) -> dict[str, Any]:
+    outcome = record.outcome
+    assert outcome is not None
+    first_at, error = record.first_at, outcome.error
+    return {
+        "ok": outcome.reason == "succeeded",
+        "source": record.source,
+        "target": record.target,
+        "retry_repeats": record.policy.repeats,
+        "retry_seconds": record.policy.seconds,
+        "call_cid": record.cid,
+        "orig_cid": record.orig_cid,
+        "req_ts_utc": None if first_at is None else time(first_at),
+        "context": load_any(record.context),
+        "response": load_any(outcome.response),
+        "response_omitted": outcome.response_omitted,
+        "resp_ts_utc": time(outcome.at),
+        "attempts": record.attempts,
+        "error": error and {"type": error.type, "message": error.message},
+        "reason": outcome.reason,
+    }
+
+
+def _time_text(timestamp: float) -> str:
+    return utc_time(timestamp).isoformat("T", "microseconds")
 
 
 def invocation(record: Record, monotonic: float, utc: float) -> Invocation:

@@ -99,6 +99,7 @@ class Run(Call):
                 task.cancel()
                 _left_behind.add(task)
                 task.add_done_callback(_left_behind.discard)
+            del self._task  # its context holds this, and a cycle waits for the garbage collector
 
     def cut_off(self, cut: Cut) -> None:
         """Cancel the service; its first cancellation says why."""
@@ -131,12 +132,16 @@ class Run(Call):
             self._end()
             raise
         except BaseException as error:  # SystemExit here would stop the whole event loop
-            # our own frame says nothing, and would make a cycle
-            trace = error.__traceback__
-            self.error = error.with_traceback(trace and trace.tb_next)
+            self.error = _without_our_frame(error)
         self._end()
 
     def _end(self) -> None:
         # a loop that is closed throws away what still ran in it
         if not self._over.done() and not self._over.get_loop().is_closed():
             self._over.set_result(None)
+
+
+def _without_our_frame(error: BaseException) -> BaseException:
+    """It says nothing, and would make a cycle, as would a variable of it that holds the trace."""
+    trace = error.__traceback__
+    return error.with_traceback(trace and trace.tb_next)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any, cast
 
 import pytest
@@ -65,17 +65,16 @@ values = st.recursive(
 )
 
 
-def leaves(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+def leaves(value: object, path: str = "") -> Iterator[tuple[str, str]]:
     """Where values stand that hold no others, and of what type they are."""
-    fields: dict[str, Any] = {}
     if isinstance(value, dict):
-        fields.update(value)
+        for key, each in cast("dict[str, object]", value).items():
+            yield from leaves(each, f"{path}/{key}")
     elif isinstance(value, list):
-        fields.update({str(n): each for n, each in enumerate(cast("Iterable[Any]", value))})
+        for number, each in enumerate(cast("list[object]", value)):
+            yield from leaves(each, f"{path}/{number}")
     else:
         yield path, type(value).__name__
-    for key, each in fields.items():
-        yield from leaves(each, f"{path}/{key}")
 
 
 @given(values)

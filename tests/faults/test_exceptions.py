@@ -28,6 +28,7 @@ from invoke_retry import (
 )
 from invoke_retry.failure import error_info, failure_of, render_traceback
 from invoke_retry.policy import decide
+from invoke_retry.run import Run
 
 virtual = pytest.mark.virtual_time
 
@@ -313,6 +314,33 @@ async def test_E8_a_failed_attempt_keeps_nothing_alive(mode: str) -> None:
     assert len(seen) == 21
     assert max(seen) == 0
     assert len(mailbox.told) == (0 if mode in ("inline", "limited") else 1)
+
+
+@virtual
+@pytest.mark.parametrize("how", ["succeeds", "fails", "times out"])
+async def test_E8_what_is_over_is_not_left_to_the_garbage_collector(how: str) -> None:
+    """A cycle in each attempt kept its payload for a while, and the collector busy."""
+
+    async def target() -> None:
+        await asyncio.sleep(10 if how == "times out" else 0)
+        if how == "fails":
+            raise ValueError("no")
+
+    def runs() -> int:
+        return sum(type(known) is Run for known in gc.get_objects())
+
+    services, mailbox = registry(target=target)
+    async with running(services) as retry:
+        gc.collect()
+        before = runs()
+        gc.disable()
+        try:
+            await retry.invoke_async("target", policy=RetryPolicy(2, 1, timeout=5), callback="told")
+            await asyncio.sleep(1_000)
+            assert runs() == before
+        finally:
+            gc.enable()
+    assert mailbox.only.ok == (how == "succeeds")
 
 
 class Callback:
