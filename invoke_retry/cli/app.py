@@ -7,7 +7,9 @@ import typer
 from invoke_retry.cli import (
     counting,
     deciding,
+    doctor,
     listing,
+    prune,
     scheduling,
     showing,
     touring,
@@ -28,5 +30,7 @@ app = typer.Typer(
         "dead; 'run-now CID' where it still waits)."
     ),
 )
-for part in (listing, showing, counting, watching, deciding, working, scheduling, touring):
+for part in (
+    listing, showing, counting, watching, deciding, working, doctor, prune, scheduling, touring,
+):  # fmt: skip
     part.register(app)

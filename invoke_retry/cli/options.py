@@ -102,6 +102,16 @@ OlderOption = Annotated[
     ),
 ]
 
+FinishedOption = Annotated[
+    float,
+    typer.Option(
+        "--older",
+        metavar="AGE",
+        parser=_age,
+        help="Those whose outcome is older than this: 90s, 15m, 2h, 7d.",
+    ),
+]
+
 
 @dataclass(frozen=True)
 class Filters:

@@ -79,6 +79,8 @@ def facts(record: Record) -> dict[str, Any]:
             found[name] = pytest.approx(found[name], abs=1e-5)
     if record.delivery_error is not None:  # its traceback is not kept
         found["delivery_error"] = record.delivery_error[:2]
+    if record.outcome is not None and record.outcome.error is not None:  # it is its attempt's
+        found["outcome"] = (*record.outcome[:-1], record.outcome.error[:2])
     return found
 
 

@@ -8,7 +8,7 @@ from invoke_retry.backends.sqlite import finding, rows
 from invoke_retry.backends.sqlite.finding import LEAST_ID, MOST_ID, Ask
 from invoke_retry.backends.sqlite.store import PAGE, Store
 
-_MOST_SECONDS = 0.1  # that one call keeps others from writing
+_MOST_SECONDS = 0.03  # that one call keeps others from writing, apart from its commit
 _FINISHED = "state IN ('succeeded', 'failed', 'cancelled') AND outcome_at < ?"
 _OR_DEAD = "state IN ('succeeded', 'failed', 'cancelled', 'dead') AND outcome_at < ?"
 
