@@ -21,7 +21,7 @@ from invoke_retry.testing import VirtualLoop
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
-TO_COME = {"nats.md", "command-line.md"}
+TO_COME = {"nats.md"}
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 

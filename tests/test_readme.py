@@ -28,7 +28,6 @@ def test_the_program_runs_in_an_empty_folder(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     for line in (
         "inline: order=1",
-        "gave up after 4 attempts; last error: ConnectionError: the CRM is down",
         "fallback: goes on as K0",
         "background: exhausted after 4 attempts",
         "callback: {'order': 3} succeeded {'order': 3}",

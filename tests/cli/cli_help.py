@@ -218,6 +218,10 @@ async def make_varied(path: Path) -> dict[str, str]:
         assert await retry.cancel(cids["cancelled"])
         for state, cid in cids.items():
             await reaches(retry, cid, state)
+        async with asyncio.timeout(20):  # it waits before its first attempt, too
+            while not (await retry.get(cids["waiting"])).history:  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+        await reaches(retry, cids["waiting"], "waiting")
     return cids
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from store_help import MovableClock, Stage, ask, reaches, tamper, until
+from store_help import MovableClock, Stage, ask, eventually, reaches, tamper, until
 
 from invoke_retry import CorrelationId, InvokeRetry, RetryPolicy
 from invoke_retry.backends.sqlite import store
@@ -38,7 +38,12 @@ def reboot(monkeypatch: pytest.MonkeyPatch) -> Callable[..., MovableClock]:
 async def waits(retry: InvokeRetry, seconds: float) -> CorrelationId:
     """One that has failed once, and waits for its second attempt."""
     cid = await retry.invoke_async("fail", repeats=1, seconds=seconds, callback="tell")
-    await reaches(retry, cid, "waiting")
+
+    async def has_failed_once() -> bool:
+        shown = await retry.get(cid)
+        return (shown.state, len(shown.history)) == ("waiting", 1)
+
+    await eventually(has_failed_once)
     return cid
 
 
