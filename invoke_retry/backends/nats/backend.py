@@ -1,0 +1,482 @@
+"""`NATSBackend`: what the coordinator asks for, made guarded writes to the stream."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Coroutine, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from invoke_retry import machine
+from invoke_retry.backends.base import (
+    DAY,
+    DEFAULT_MAX_BYTES,
+    Backend,
+    Claim,
+    Query,
+    Runner,
+    T,
+    Transition,
+    at_least,
+)
+from invoke_retry.backends.nats.address import address, checked_options, tls_context
+from invoke_retry.backends.nats.beginning import StreamClaim
+from invoke_retry.backends.nats.connection import Connection
+from invoke_retry.backends.nats.layout import SHORT_WAIT, Keep, Layout
+from invoke_retry.backends.nats.looking import Looking
+from invoke_retry.backends.nats.news import News
+from invoke_retry.backends.nats.state import Found, Unreadable, damaged
+from invoke_retry.backends.nats.store import Store
+from invoke_retry.backends.nats.stream import Stream, check_version
+from invoke_retry.backends.nats.working import Working
+from invoke_retry.clock import Clock
+from invoke_retry.correlation import CorrelationId
+from invoke_retry.durations import Duration, seconds_of
+from invoke_retry.errors import (
+    BackendError,
+    BackendFull,
+    InvalidState,
+    InvocationNotFound,
+    NotRunning,
+)
+from invoke_retry.models import State
+from invoke_retry.record import FINAL, Record
+
+_CLOCK_SAMPLES = 3
+_MOST_TRIES = 100
+_FULL_SHARE = 10
+_FULL_SECONDS = 1.0
+_CLOSE_SECONDS = 3.0
+_LINE_SECONDS = 10.0
+_LEFT = "the store is closed: its coordinator was left; make and enter another one"
+
+
+class NATSBackend(Backend):
+    """Keeps invocations in a stream of a NATS server, which any number of processes may share.
+
+    What was accepted is on the server's disk, or on those of most of its replicas. A process that
+    dies holds nothing up for longer than a lease. The server must be of version 2.14 or later, with
+    JetStream enabled.
+
+    Args:
+        url: `nats://[user:password@]host[:port][/stream]`, a token instead of the two, `tls://` for
+            TLS from the start, several hosts of one cluster with commas between.
+        stream: Instead of the URL's. It is made if it is not there, and never altered if it is.
+        replicas: On how many servers of the cluster a new stream is kept: 1, 3 or 5.
+        lease: Seconds (or a timedelta) after which a process that shows no life loses what it
+            holds. 1 or more; the same in every process.
+        creds: The path of a credentials file.
+        tls_ca: The path of the certificates that are trusted, instead of the system's.
+        tls_cert: The path of a certificate to show to the server, if it asks for one.
+        tls_key: The path of its key, if that is another file.
+        options: What else nats-py's `connect` takes (`nkeys_seed`, `tls_hostname`, ...).
+        max_waiting: Counted by the server, so that several processes that accept at the same time
+            may pass it by a few.
+
+    Raises:
+        ValueError: An argument is out of range.
+    """
+
+    durable = True
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        stream: str | None = None,
+        replicas: int = 1,
+        lease: Duration = 30,
+        creds: str | os.PathLike[str] | None = None,
+        tls_ca: str | None = None,
+        tls_cert: str | None = None,
+        tls_key: str | None = None,
+        options: Mapping[str, Any] | None = None,
+        max_waiting: int | None = None,
+        max_bytes: int = DEFAULT_MAX_BYTES,
+        retention: Duration = 7 * DAY,
+        dead_retention: Duration = 30 * DAY,
+        park_for: Duration = 7 * DAY,
+    ) -> None:
+        super().__init__(
+            max_waiting=max_waiting,
+            max_bytes=max_bytes,
+            retention=retention,
+            dead_retention=dead_retention,
+            park_for=park_for,
+        )
+        self._address = address(url, stream)
+        self.replicas = at_least("replicas", replicas, 1)
+        self.lease = seconds_of("lease", lease)
+        if self.lease < 1:
+            raise ValueError(f"lease is {lease!r}, but must be 1 second or more")
+        self._options = {
+            **self._address.secrets,
+            **({} if creds is None else {"user_credentials": os.fspath(creds)}),
+            **tls_context(tls_ca, tls_cert, tls_key),
+            **checked_options(options or {}),
+        }
+        keep = Keep(self.retention, self.dead_retention, self.park_for)
+        self._layout = Layout(self._address.stream, keep)
+        self._connection = Connection(
+            self._address.servers,
+            self._options,
+            self._address.where,
+            on_connected=self._on_connected,
+            on_trouble=self._on_trouble,
+        )
+        self._clock: Clock | None = None
+        self._runner: Runner | None = None
+        self._working: Working | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._pid = 0
+        self._fault: str | None = None
+        self._told_at = 0.0
+        self._is_open = False
+        self._is_closed = False
+        self._room = 0
+        self._room_until = 0.0
+
+    # Opening and closing.
+
+    async def open(self, clock: Clock, runner: Runner | None) -> None:
+        if self._clock is not None:
+            raise InvalidState(
+                "this NATSBackend belongs to a coordinator already; make one for each"
+            )
+        if hasattr(asyncio.get_running_loop(), "clock"):
+            raise BackendError(
+                "NATSBackend talks to a server, which virtual time does not wait for; use "
+                "memory:// under VirtualLoop, or the usual event loop"
+            )
+        self._clock, self._pid, self._runner = clock, os.getpid(), runner
+        self._store = Store(self._connection, self._layout, clock)
+        self._looking = Looking(self._store)
+        self._news = News(self._connection, self._layout, self._looking)
+        self._stream = Stream(self._connection, self._layout, self.lease, self.replicas)
+        await self._connection.open()
+        check_version(self._connection.server_version)
+        await self._stream.prepare()
+        await self.set_clock()
+        self._is_open = True
+        if runner is not None:
+            self._working = Working(
+                self._store, self._stream, self._looking, self._news, runner, self.lease,
+                do=self._do, ended=self._on_ended,
+            )  # fmt: skip
+            await self._working.open()
+
+    async def set_clock(self) -> None:
+        """Find out by how much the server's clock differs from ours."""
+        best = float("inf")
+        for _ in range(_CLOCK_SAMPLES):
+            before = self._time.monotonic()
+            utc = await self._stream.clock()
+            after = self._time.monotonic()
+            if after - before < best:
+                best = after - before
+                self._store.shift = utc - (before + after) / 2
+
+    async def close(self) -> None:
+        self.pause()
+        self._is_closed = True
+        for timer in self._timers.values():
+            timer.cancel()
+        if self._is_open:
+            self._news.tell_all(NotRunning(_LEFT))
+        try:
+            if self._is_open:
+                async with asyncio.timeout(_CLOSE_SECONDS):
+                    await self._let_go()
+        except (TimeoutError, BackendError):  # what is held runs out
+            pass
+        finally:
+            for task in tuple(self._tasks):
+                task.cancel()
+            await self._connection.close()
+            self._runner = None
+
+    async def _let_go(self) -> None:
+        if self._working is not None:
+            await self._working.close()
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+        await self._looking.add_totals()
+        await self._connection.flush()
+
+    def pause(self) -> None:
+        if self._working is not None:
+            self._working.pause()
+
+    def wake(self) -> None:
+        if self._working is not None:
+            self._working.wake()
+
+    @property
+    def problem(self) -> str | None:  # type: ignore[override]
+        """What keeps the backend from working; None if nothing does."""
+        return self._fault
+
+    def _on_connected(self) -> None:
+        self._fault = None
+        if self._working is not None and not self._is_closed:
+            self._working.on_connected()
+
+    def _on_trouble(self, error: BackendError) -> None:
+        self._fault = str(error)
+        if self._runner is not None and not self._is_closed:
+            now = self._time.monotonic()
+            if now - self._told_at >= _LINE_SECONDS:
+                self._told_at = now
+                self._runner.failing(error)
+
+    def _do(self, work: Coroutine[Any, Any, None]) -> None:
+        """Have something done in the background."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._on_done)
+
+    def _on_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        if isinstance(error, BackendError):
+            self._on_trouble(error)
+        elif isinstance(error, Exception) and self._runner is not None:
+            self._runner.fail(error)
+
+    # What the coordinator asks for.
+
+    async def accept(self, record: Record) -> Record:
+        self._check()
+        if self.max_waiting is not None:
+            await self._make_room(record)
+        op = self._store.new_op()
+        try:
+            await self._store.use(record.target, record.callback)
+            sequence = await self._store.write(record, op, None, 0)
+        except BackendError as error:
+            raise BackendError(error.message, record.cid) from error
+        if sequence is not None:
+            self._room -= 1
+            self._follow(record, sequence)
+            return record
+        try:
+            known = await self._store.newest(record.cid)
+        except Unreadable as error:
+            text = f"it is known already, and cannot be read: {error}"
+            raise BackendError(text, record.cid) from error
+        if known is None:  # it was there, and is pruned just now
+            return await self.accept(record)
+        return record if known.op == op else known.record
+
+    async def _make_room(self, record: Record) -> None:
+        assert self.max_waiting is not None
+        now = self._time.monotonic()
+        if self._room > 0 and now < self._room_until:
+            return
+        left = self.max_waiting - await self._looking.unfinished()
+        if left <= 0 and await self._store.newest(record.cid) is None:
+            raise BackendFull(
+                f"{self.max_waiting:,} invocations are unfinished, which is max_waiting; nothing "
+                "was accepted: try again later, or raise max_waiting",
+                record.cid,
+            )
+        # others accept as well: only a part of what is free is taken without counting again
+        self._room, self._room_until = left // _FULL_SHARE, now + _FULL_SECONDS
+
+    async def apply(
+        self, claim: Claim, transition: Transition[T], *args: T.args, **kwargs: T.kwargs
+    ) -> bool:
+        assert isinstance(claim, StreamClaim)
+        self._check()
+        before = claim.record
+        after = before.copy()
+        transition(after, *args, **kwargs)
+        if self._working is not None:
+            self._working.pass_on(before, after)
+        # the coordinator tries again what was not written: it is the same write then
+        asked = (transition, args, tuple(kwargs.items()))
+        if claim.doubtful is None or claim.doubtful[0] != asked:
+            claim.doubtful = asked, self._store.new_op()
+        is_held = after.due is None and after.state in ("running", "notifying")
+        lease = claim.lease.sequence if is_held else None
+        place = self._store.now_placed(after)
+        sequence = await self._store.write(
+            after, claim.doubtful[1], claim.subject, claim.sequence, lease
+        )
+        claim.doubtful = None
+        if sequence is None:
+            await self._drop(claim)
+            return False
+        before_outcome = before.outcome
+        before.become(after)
+        claim.token, claim.subject, claim.sequence = before.token, place, sequence
+        if not is_held:
+            await self._drop(claim)
+            self._follow(before, sequence)
+        if before_outcome is None and before.outcome is not None:
+            await self._news.decided(before.cid)
+        self._note_end(before)
+        return True
+
+    async def _drop(self, claim: StreamClaim) -> None:
+        if self._working is not None:
+            await self._working.drop(claim, wait=self.max_waiting is not None)
+
+    async def amend(
+        self, cid: str, transition: Transition[T], *args: T.args, **kwargs: T.kwargs
+    ) -> Record:
+        self._check()
+        op, record = self._store.new_op(), None
+        for _ in range(_MOST_TRIES):
+            found = await self._find(cid)
+            if found.is_newer:
+                raise BackendError(
+                    "it was written by a newer release of invoke_retry, and is left to it; do "
+                    "this with that release",
+                    cid,
+                )
+            record = found.record.copy()
+            transition(record, *args, **kwargs)
+            sequence = await self._store.write(record, op, found.subject, found.sequence)
+            if sequence is not None:
+                await self._amended(found, record, sequence)
+                return record
+        raise BackendError("it is changed by others all the time; try again", cid)
+
+    async def _amended(self, found: Found, record: Record, sequence: int) -> None:
+        self._disarm(record.cid)
+        self._follow(record, sequence)
+        if self._working is not None:
+            self._working.taken_away(record.cid, sequence)
+        await self._news.taken_away(record.cid, sequence)
+        if found.record.outcome is None and record.outcome is not None:
+            await self._news.decided(record.cid)
+        if found.record.state == "dead":
+            self._looking.ended["dead"] -= 1
+        self._note_end(record)
+        if found.subject != self._store.now_placed(record):
+            await self._store.tidy_after(found)
+
+    def _on_ended(self, record: Record, sequence: int) -> None:
+        """The workers have recorded an outcome: a deadline or `park_for` has passed."""
+        self._follow(record, sequence)
+        self._do(self._news.decided(record.cid))
+        self._note_end(record)
+        if self._runner is not None:
+            self._runner.ended(record)
+
+    def _note_end(self, record: Record) -> None:
+        if record.state in FINAL or record.state == "dead":
+            self._looking.ended[record.state] += 1
+
+    # What waits for a moment waits here; the server has it, too, for the case that we die.
+
+    def _follow(self, record: Record, sequence: int) -> None:
+        if record.due is None or record.state not in ("waiting", "notifying"):
+            return
+        wait = record.due - self._time.monotonic()
+        if 0 < wait < SHORT_WAIT and not self._is_closed:
+            place = self._store.now_placed(record)
+            move = partial(self._move_on, record.copy(), place, sequence)
+            self._disarm(record.cid)
+            loop = asyncio.get_running_loop()
+            self._timers[record.cid] = loop.call_later(wait, move)
+
+    def _disarm(self, cid: str) -> None:
+        if (timer := self._timers.pop(cid, None)) is not None:
+            timer.cancel()
+
+    def _move_on(self, record: Record, place: str, sequence: int) -> None:
+        self._timers.pop(record.cid, None)
+        self._do(self._moved(record, place, sequence))
+
+    async def _moved(self, record: Record, place: str, sequence: int) -> None:
+        # if it has been moved meanwhile, or cannot be now, the server does it
+        if place != self._store.now_placed(record):
+            await self._store.write(record, self._store.new_op(), place, sequence)
+
+    # Looking.
+
+    async def _find(self, cid: str) -> Found:
+        try:
+            found = await self._store.newest(cid) if _is_cid(cid) else None
+        except Unreadable as error:
+            raise machine.IllegalTransition(f"{cid} cannot be changed: {error}") from error
+        if found is None:
+            raise _unknown(cid)
+        return found
+
+    async def get(self, cid: str) -> Record:
+        self._check()
+        try:
+            found = await self._store.newest(cid) if _is_cid(cid) else None
+        except Unreadable as error:
+            return damaged(cid, str(error))
+        if found is None:
+            raise _unknown(cid)
+        return found.record
+
+    async def outcome(self, cid: str) -> Record:
+        self._check()
+        if not _is_cid(cid):
+            raise _unknown(cid)
+        return await self._news.outcome(cid, self.get)
+
+    async def set_paused(self, service: str, *, paused: bool) -> bool:
+        self._check()
+        changed = await self._news.set_paused(service, paused=paused)
+        if self._working is not None:
+            await self._working.heed_paused()
+        return changed
+
+    async def paused(self) -> frozenset[str]:
+        self._check()
+        return await self._news.paused()
+
+    async def search(self, query: Query) -> Sequence[Record]:
+        self._check()
+        if query.after is not None and not _is_cid(query.after):
+            raise _unknown(query.after)
+        return await self._looking.search(query)
+
+    async def counts(self) -> dict[State, int]:
+        """Exact up to 10,000 messages in the stream, else each state is counted a moment later.
+
+        What was pruned is counted by what processes have told, once a second: of one that is
+        killed, the last second is missing.
+        """
+        self._check()
+        return await self._looking.counts()
+
+    @property
+    def _time(self) -> Clock:
+        assert self._clock is not None
+        return self._clock
+
+    def _check(self) -> None:
+        if self._is_closed:
+            raise NotRunning(_LEFT)
+        if self._pid != os.getpid():
+            raise BackendError(
+                f"the connection to {self._address.where} was opened by process {self._pid}, and "
+                "this is a fork of it; make and enter a coordinator of its own after the fork"
+            )
+
+
+def _is_cid(cid: object) -> bool:
+    """Whether it can be one; what is none must not get into a subject."""
+    try:
+        CorrelationId(cid)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _unknown(cid: object) -> InvocationNotFound:
+    return InvocationNotFound(
+        f"no invocation has the cid {cid!r}; it never was accepted here, or was pruned after its "
+        "retention"
+    )
