@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Coroutine, Mapping, Sequence
-from functools import partial
+from contextlib import suppress
 from typing import Any
 
 from invoke_retry import machine
@@ -23,12 +23,13 @@ from invoke_retry.backends.base import (
 from invoke_retry.backends.nats.address import address, checked_options, tls_context
 from invoke_retry.backends.nats.beginning import StreamClaim
 from invoke_retry.backends.nats.connection import Connection
-from invoke_retry.backends.nats.layout import SHORT_WAIT, Keep, Layout
+from invoke_retry.backends.nats.layout import Keep, Layout
 from invoke_retry.backends.nats.looking import Looking
 from invoke_retry.backends.nats.news import News
 from invoke_retry.backends.nats.state import Found, Unreadable, damaged
-from invoke_retry.backends.nats.store import Store
+from invoke_retry.backends.nats.store import Store, Written
 from invoke_retry.backends.nats.stream import Stream, check_version
+from invoke_retry.backends.nats.waits import Waits
 from invoke_retry.backends.nats.working import Working
 from invoke_retry.clock import Clock
 from invoke_retry.correlation import CorrelationId
@@ -129,7 +130,6 @@ class NATSBackend(Backend):
         self._runner: Runner | None = None
         self._working: Working | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._timers: dict[str, asyncio.TimerHandle] = {}
         self._pid = 0
         self._fault: str | None = None
         self._told_at = 0.0
@@ -154,6 +154,7 @@ class NATSBackend(Backend):
         self._store = Store(self._connection, self._layout, clock)
         self._looking = Looking(self._store)
         self._news = News(self._connection, self._layout, self._looking)
+        self._waits = Waits(self._store, do=self._do, late=self._pass_deadline)
         self._stream = Stream(self._connection, self._layout, self.lease, self.replicas)
         await self._connection.open()
         check_version(self._connection.server_version)
@@ -181,9 +182,8 @@ class NATSBackend(Backend):
     async def close(self) -> None:
         self.pause()
         self._is_closed = True
-        for timer in self._timers.values():
-            timer.cancel()
         if self._is_open:
+            self._waits.close()
             self._news.tell_all(NotRunning(_LEFT))
         try:
             if self._is_open:
@@ -255,12 +255,12 @@ class NATSBackend(Backend):
         op = self._store.new_op()
         try:
             await self._store.use(record.target, record.callback)
-            sequence = await self._store.write(record, op, None, 0)
+            written = await self._store.write(record, op, None, 0)
         except BackendError as error:
             raise BackendError(error.message, record.cid) from error
-        if sequence is not None:
+        if written is not None:
             self._room -= 1
-            self._follow(record, sequence)
+            self._waits.follow(record, written)
             return record
         try:
             known = await self._store.newest(record.cid)
@@ -302,22 +302,21 @@ class NATSBackend(Backend):
             claim.doubtful = asked, self._store.new_op()
         is_held = after.due is None and after.state in ("running", "notifying")
         lease = claim.lease.sequence if is_held else None
-        place = self._store.now_placed(after)
-        sequence = await self._store.write(
+        written = await self._store.write(
             after, claim.doubtful[1], claim.subject, claim.sequence, lease
         )
         claim.doubtful = None
-        if sequence is None:
+        if written is None:
             await self._drop(claim)
             return False
         before_outcome = before.outcome
         before.become(after)
-        claim.token, claim.subject, claim.sequence = before.token, place, sequence
+        claim.token, (claim.subject, claim.sequence) = before.token, written
         if not is_held:
             await self._drop(claim)
-            self._follow(before, sequence)
+        self._waits.follow(before, written)
         if before_outcome is None and before.outcome is not None:
-            await self._news.decided(before.cid)
+            self._news.decided(before.cid)
         self._note_end(before)
         return True
 
@@ -340,63 +339,50 @@ class NATSBackend(Backend):
                 )
             record = found.record.copy()
             transition(record, *args, **kwargs)
-            sequence = await self._store.write(record, op, found.subject, found.sequence)
-            if sequence is not None:
-                await self._amended(found, record, sequence)
+            written = await self._store.write(record, op, found.subject, found.sequence)
+            if written is not None:
+                await self._amended(found, record, written)
                 return record
         raise BackendError("it is changed by others all the time; try again", cid)
 
-    async def _amended(self, found: Found, record: Record, sequence: int) -> None:
-        self._disarm(record.cid)
-        self._follow(record, sequence)
+    async def _amended(self, found: Found, record: Record, written: Written) -> None:
+        self._waits.follow(record, written)
         if self._working is not None:
-            self._working.taken_away(record.cid, sequence)
-        await self._news.taken_away(record.cid, sequence)
+            self._working.taken_away(record.cid, written.sequence)
+        await self._news.taken_away(record.cid, written.sequence)
         if found.record.outcome is None and record.outcome is not None:
-            await self._news.decided(record.cid)
+            self._news.decided(record.cid)
         if found.record.state == "dead":
             self._looking.ended["dead"] -= 1
         self._note_end(record)
-        if found.subject != self._store.now_placed(record):
+        if found.subject != written.subject:
             await self._store.tidy_after(found)
 
-    def _on_ended(self, record: Record, sequence: int) -> None:
+    def _on_ended(self, record: Record, written: Written) -> None:
         """The workers have recorded an outcome: a deadline or `park_for` has passed."""
-        self._follow(record, sequence)
-        self._do(self._news.decided(record.cid))
+        self._waits.follow(record, written)
+        self._news.decided(record.cid)
         self._note_end(record)
         if self._runner is not None:
             self._runner.ended(record)
 
+    async def _pass_deadline(self, cid: str) -> None:
+        """What was accepted here waits, and has no time left."""
+
+        def end(record: Record) -> None:
+            deadline, now = record.deadline, self._time.monotonic()
+            if record.state != "waiting" or deadline is None or deadline > now:
+                raise machine.IllegalTransition("its deadline is not to be recorded here")
+            machine.end(record, now, "deadline", self._time.utc())
+
+        with suppress(machine.IllegalTransition, InvocationNotFound):
+            record = await self.amend(cid, end)
+            if self._runner is not None:
+                self._runner.ended(record)
+
     def _note_end(self, record: Record) -> None:
         if record.state in FINAL or record.state == "dead":
             self._looking.ended[record.state] += 1
-
-    # What waits for a moment waits here; the server has it, too, for the case that we die.
-
-    def _follow(self, record: Record, sequence: int) -> None:
-        if record.due is None or record.state not in ("waiting", "notifying"):
-            return
-        wait = record.due - self._time.monotonic()
-        if 0 < wait < SHORT_WAIT and not self._is_closed:
-            place = self._store.now_placed(record)
-            move = partial(self._move_on, record.copy(), place, sequence)
-            self._disarm(record.cid)
-            loop = asyncio.get_running_loop()
-            self._timers[record.cid] = loop.call_later(wait, move)
-
-    def _disarm(self, cid: str) -> None:
-        if (timer := self._timers.pop(cid, None)) is not None:
-            timer.cancel()
-
-    def _move_on(self, record: Record, place: str, sequence: int) -> None:
-        self._timers.pop(record.cid, None)
-        self._do(self._moved(record, place, sequence))
-
-    async def _moved(self, record: Record, place: str, sequence: int) -> None:
-        # if it has been moved meanwhile, or cannot be now, the server does it
-        if place != self._store.now_placed(record):
-            await self._store.write(record, self._store.new_op(), place, sequence)
 
     # Looking.
 

@@ -7,7 +7,7 @@ from invoke_retry.backends.base import Claim
 from invoke_retry.backends.nats.claiming import Lease
 from invoke_retry.backends.nats.layout import place_of
 from invoke_retry.backends.nats.state import Found
-from invoke_retry.backends.nats.store import Store
+from invoke_retry.backends.nats.store import Store, Written
 from invoke_retry.models import Reason
 from invoke_retry.record import Record
 
@@ -35,15 +35,17 @@ class StreamClaim(Claim):
 class Ended:
     """The record has got an outcome instead."""
 
-    __slots__ = ("record", "sequence")
+    __slots__ = ("record", "written")
 
-    def __init__(self, record: Record, sequence: int) -> None:
+    def __init__(self, record: Record, written: Written) -> None:
         self.record = record
-        self.sequence = sequence
+        self.written = written
 
 
 async def begin(store: Store, lease: Lease) -> StreamClaim | Ended | None:
     """Take the record for an attempt or a delivery, which is counted before it runs.
+
+    After an error it may be called again: what was taken then is found.
 
     Returns:
         What was taken; its `died` says that somebody else had begun it. None if the lease is
@@ -53,7 +55,9 @@ async def begin(store: Store, lease: Lease) -> StreamClaim | Ended | None:
         BackendError: It may or may not be taken.
     """
     found: Found | None = lease.found
-    if lease.is_again:
+    is_again, lease.is_again = lease.is_again, True
+    if is_again:
+        # whoever had it has given it back, has begun it and died, or was us a moment ago
         found = await store.newest(lease.found.record.cid)
     for _ in range(2):
         if found is None:
@@ -61,6 +65,8 @@ async def begin(store: Store, lease: Lease) -> StreamClaim | Ended | None:
         if found.sequence == lease.sequence:
             taken = await _start(store, lease, found)
         elif place_of(found.subject) == "run" and found.lease == lease.sequence:
+            if store.is_mine(found.op):  # it was written, and its answer was lost
+                return StreamClaim(found.record, lease, found.subject, found.sequence)
             taken = await _take_over(store, lease, found)
         else:
             return None
@@ -97,11 +103,10 @@ async def _take_over(store: Store, lease: Lease, found: Found) -> StreamClaim | 
 
 
 async def _claim(store: Store, record: Record, lease: Lease, found: Found) -> StreamClaim | None:
-    place = store.now_placed(record)
-    sequence = await store.write(
+    written = await store.write(
         record, store.new_op(), found.subject, found.sequence, lease.sequence
     )
-    return None if sequence is None else StreamClaim(record, lease, place, sequence)
+    return None if written is None else StreamClaim(record, lease, *written)
 
 
 async def _end(

@@ -8,6 +8,7 @@ else is given it. What cannot begin within a second is given back.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
@@ -109,6 +110,7 @@ class Claiming:
         self._arrived: dict[str, Lease] = {}
         self.held: dict[str, Lease] = {}
         self._is_paused = False
+        self._is_asking = False
 
     async def open(self) -> None:
         """Be ready for what arrives."""
@@ -143,9 +145,17 @@ class Claiming:
             self._queued[record.service] -= 1
             self.held[record.cid] = lease
             self._begin(lease)
-        self._ask()
+        self._ask_soon()
+
+    def _ask_soon(self) -> None:
+        if not self._is_asking:  # once for all that is over by then
+            self._is_asking = True
+            asyncio.get_running_loop().call_soon(self._ask)
 
     def _ask(self) -> None:
+        self._is_asking = False
+        if self._is_paused:
+            return
         room, now = self._runner.room(), self._clock.monotonic()
         if room <= 0 or not self._connection.is_connected:
             return
@@ -190,7 +200,7 @@ class Claiming:
         left = headers.get("Nats-Pending-Messages", "")
         pull.asked = max(0, pull.asked - int(left)) if left.isdecimal() else 0
         if headers.get("Status") != "409":  # else it is asked again later
-            self._ask()
+            self._ask_soon()
 
     def _on_lease(self, message: Message) -> None:
         # $JS.ACK.<stream>.<consumer>.<delivered>.<stream sequence>.<...>, or with a domain first
@@ -231,9 +241,10 @@ class Claiming:
 
     def answer(self, reply: str, what: bytes) -> None:
         """Tell the server something about a lease; if that is lost, the lease runs out."""
-        self._do(self._send(reply, what))
+        self._do(self.send(reply, what))
 
-    async def _send(self, reply: str, what: bytes) -> None:
+    async def send(self, reply: str, what: bytes) -> None:
+        """The same, at once."""
         with suppress(BackendError):
             await self._connection.publish(reply, what)
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import re
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from invoke_retry.record import FINAL, Record
@@ -131,6 +132,7 @@ def cid_of(subject: str) -> str:
     return subject.split(".")[3]
 
 
+@lru_cache(maxsize=10_000)
 def token(service: str) -> str:
     """A service's name as a part of a subject, and as the name of its consumer."""
     safe = re.sub(r"[^A-Za-z0-9_-]", _escape, service)

@@ -17,6 +17,7 @@ from invoke_retry.errors import BackendError
 from invoke_retry.record import Record
 
 _LOOK_SECONDS = 2.0
+_SOON, _LOOKS = 0.05, 4
 _MOST_PAUSED = 10_000
 
 
@@ -35,16 +36,19 @@ class News:
         heard = asyncio.Event()
         waiters = self._waiters.setdefault(cid, [])
         waiters.append(heard)  # before it is asked for, so that no news is missed
-        subject, is_first = f"{self._layout.news}.out.{cid}", len(waiters) == 1
+        # what is written by others is heard as well, a moment before it is stored
+        subject, is_first = self._layout.of(cid), len(waiters) == 1
         try:
             record = await get(cid)
             if record.outcome is None and is_first:
                 await self._connection.subscribe(subject, lambda _: self._tell(cid))
                 record = await get(cid)
+            looks = 0
             while record.outcome is None:
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(_LOOK_SECONDS):
+                    async with asyncio.timeout(_SOON if looks else _LOOK_SECONDS):
                         await heard.wait()
+                looks = _LOOKS if heard.is_set() else max(0, looks - 1)
                 heard.clear()
                 if self._error is not None:
                     raise self._error
@@ -69,10 +73,9 @@ class News:
             for heard in waiters:
                 heard.set()
 
-    async def decided(self, cid: str) -> None:
-        """The record has an outcome."""
+    def decided(self, cid: str) -> None:
+        """The record has got an outcome here."""
         self._tell(cid)
-        await self._post(f"out.{cid}")
 
     async def taken_away(self, cid: str, sequence: int) -> None:
         """Somebody has decided over the record: whoever held it before does so no longer."""

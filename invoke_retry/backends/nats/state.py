@@ -24,6 +24,7 @@ from invoke_retry.record import Outcome, PastAttempt, Record
 VERSION: Final = 1
 _KEPT_TRACEBACKS = 3
 _KEPT_ATTEMPTS = 10
+_KEPT_TEXTS = 1_000
 
 _Count = Annotated[int, Field(ge=0, le=2**53)]
 _Time = Annotated[float, Field(gt=-1e11, lt=1e11)]
@@ -250,10 +251,19 @@ def _failure(told: _Failure | None) -> Failure | None:
 
 
 _policy = lru_cache(maxsize=1_000)(RetryPolicy.model_validate_json)
+_texts: dict[int, tuple[RetryPolicy, str]] = {}
 
 
 def _policy_text(policy: RetryPolicy) -> str:
-    return policy.model_dump_json()
+    # by identity: policies that are equal may differ (1 == 1.0), and a few are used for all
+    known = _texts.get(id(policy))
+    if known is not None and known[0] is policy:
+        return known[1]
+    if len(_texts) >= _KEPT_TEXTS:
+        _texts.clear()
+    text = policy.model_dump_json()
+    _texts[id(policy)] = policy, text
+    return text
 
 
 def text_of(message: Any) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import itertools
 import secrets
+from typing import NamedTuple
 
 import anyio
 
@@ -26,9 +27,16 @@ from invoke_retry.errors import BackendError
 from invoke_retry.record import Record
 
 _NOT_THE_NEWEST, _IN_PROCESS, _NO_MESSAGE = 10071, 10164, 10037
-_PATIENCE = 6.0
+_PATIENCE = 8.0
 _PAUSE = 0.1
 _RESERVED = 32_768
+
+
+class Written(NamedTuple):
+    """Where a record's new message stands, and its number."""
+
+    subject: str
+    sequence: int
 
 
 class Store:
@@ -56,9 +64,9 @@ class Store:
         """The mark of a write."""
         return f"{self._me}.{next(self._ops)}"
 
-    def now_placed(self, record: Record) -> str:
-        """The subject where the record belongs now."""
-        return self.layout.place(record, self.clock.monotonic(), self.shift).subject
+    def is_mine(self, op: str) -> bool:
+        """Whether this process has made that write."""
+        return op.startswith(f"{self._me}.")
 
     async def write(
         self,
@@ -67,7 +75,7 @@ class Store:
         previous: str | None,
         sequence: int,
         lease: int | None = None,
-    ) -> int | None:
+    ) -> Written | None:
         """Write a record after the message that is its newest one.
 
         Args:
@@ -77,7 +85,7 @@ class Store:
             lease: By which message in `due` the record is held from now on, if it is.
 
         Returns:
-            The number of the new message; None if another one is the newest.
+            The new message; None if another one is the newest.
 
         Raises:
             BackendError: It may or may not be written.
@@ -89,11 +97,13 @@ class Store:
             place = self.layout.guarded(place, record.cid, previous, sequence)
             try:
                 answer = await self.connection.request(place.subject, body, place.headers)
-                return int(answered(answer)["seq"])
+                return Written(place.subject, int(answered(answer)["seq"]))
             except ApiError as error:
                 if error.err_code == _NOT_THE_NEWEST:
                     newest = await self._newest_if_readable(record.cid)
-                    return newest.sequence if newest is not None and newest.op == op else None
+                    if newest is None or newest.op != op:
+                        return None
+                    return Written(newest.subject, newest.sequence)
                 is_passing = error.err_code == _IN_PROCESS or error.code == 503
                 if not is_passing or self.clock.monotonic() > until:
                     raise

@@ -19,7 +19,7 @@ from invoke_retry.backends.nats.connection import Message, answered
 from invoke_retry.backends.nats.layout import place_of
 from invoke_retry.backends.nats.looking import Looking
 from invoke_retry.backends.nats.state import Found, Unreadable, load
-from invoke_retry.backends.nats.store import Store
+from invoke_retry.backends.nats.store import Store, Written
 from invoke_retry.errors import BackendError
 from invoke_retry.record import Record
 
@@ -35,7 +35,6 @@ class Upkeep:
 
     Args:
         ended: Called with what was parked for too long.
-        taken: Called with what was moved here, and the number of its new message.
     """
 
     def __init__(
@@ -44,7 +43,7 @@ class Upkeep:
         looking: Looking,
         runner: Runner,
         *,
-        ended: Callable[[Record, int], None],
+        ended: Callable[[Record, Written], None],
     ) -> None:
         self._store = store
         self._looking = looking
@@ -106,17 +105,16 @@ class Upkeep:
             machine.end(record, clock.monotonic(), "parked", clock.utc())
         else:
             machine.bury(record, None)
-        place = self._store.now_placed(record)
-        sequence = await self._store.write(
+        written = await self._store.write(
             record, self._store.new_op(), found.subject, found.sequence
         )
-        if sequence is None and await self._is_held(found):
+        if written is None and await self._is_held(found):
             return
-        if sequence is None or place != found.subject:
+        if written is None or written.subject != found.subject:
             await self._store.remove(found.sequence)
-        if sequence is not None and is_late:
-            self._ended(record, sequence)
-        elif sequence is not None:
+        if written is not None and is_late:
+            self._ended(record, written)
+        elif written is not None:
             self._runner.notable(
                 "parked", "%s is parked (no process has it): %s", service, record.cid
             )

@@ -7,13 +7,15 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
+import anyio
+
 from invoke_retry import machine
 from invoke_retry.backends.base import Runner
 from invoke_retry.backends.nats.beginning import Ended, StreamClaim, begin
 from invoke_retry.backends.nats.claiming import ACK, Claiming, Lease
 from invoke_retry.backends.nats.looking import Looking
 from invoke_retry.backends.nats.news import News
-from invoke_retry.backends.nats.store import Store
+from invoke_retry.backends.nats.store import Store, Written
 from invoke_retry.backends.nats.stream import Stream
 from invoke_retry.backends.nats.upkeep import Upkeep
 from invoke_retry.errors import BackendError
@@ -21,6 +23,7 @@ from invoke_retry.record import Record
 
 _TICK_SECONDS = 1.0
 _BEATS_PER_LEASE = 4
+_PAUSE_SECONDS = 0.5
 
 
 class Working:
@@ -41,7 +44,7 @@ class Working:
         lease: float,
         *,
         do: Callable[[Coroutine[Any, Any, None]], None],
-        ended: Callable[[Record, int], None],
+        ended: Callable[[Record, Written], None],
     ) -> None:
         self._store = store
         self._stream = stream
@@ -117,7 +120,7 @@ class Working:
         before = lease.found.record
         cid, service, runner = before.cid, before.service, self._runner
         try:
-            taken = await begin(self._store, lease)
+            taken = await self._taken(lease)
         except BaseException:
             runner.give(service)
             self._claiming.give_back(cid, lease)
@@ -137,7 +140,18 @@ class Working:
             return
         self._claiming.drop(cid, lease)
         if isinstance(taken, Ended):
-            self._ended(taken.record, taken.sequence)
+            self._ended(taken.record, taken.written)
+
+    async def _taken(self, lease: Lease) -> StreamClaim | Ended | None:
+        """What a lease becomes, however long the server does not answer."""
+        while True:
+            try:
+                return await begin(self._store, lease)
+            except BackendError as error:
+                if self._is_paused:
+                    raise
+                self._runner.failing(error)
+            await anyio.sleep(_PAUSE_SECONDS)
 
     def pass_on(self, before: Record, after: Record) -> None:
         """Give the delivery to whoever may make it, if the holder may not go on with it."""
@@ -161,7 +175,8 @@ class Working:
             with suppress(BackendError):
                 await self._store.connection.request(claim.lease.reply, ACK)
         else:
-            self._claiming.drop(claim.record.cid, claim.lease)
+            self._claiming.forget(claim.record.cid, claim.lease)
+            await self._claiming.send(claim.lease.reply, ACK)
 
     def taken_away(self, cid: str, sequence: int) -> bool:
         """What was held of the record before that message is not any more."""
