@@ -77,7 +77,7 @@ async def begin(store: Store, lease: Lease) -> StreamClaim | Ended | None:
 
 
 async def _start(store: Store, lease: Lease, found: Found) -> StreamClaim | Ended | None:
-    record, clock = found.record.copy(), store.clock
+    record, clock = found.record, store.clock
     now, utc = clock.monotonic(), clock.utc()
     if record.state == "parked":  # its time is up
         if record.outcome is not None:
@@ -94,7 +94,7 @@ async def _start(store: Store, lease: Lease, found: Found) -> StreamClaim | Ende
 
 
 async def _take_over(store: Store, lease: Lease, found: Found) -> StreamClaim | None:
-    record = found.record.copy()
+    record = found.record
     machine.take_over(record)
     claim = await _claim(store, record, lease, found)
     if claim is not None:

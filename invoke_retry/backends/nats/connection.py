@@ -15,9 +15,10 @@ import re
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, NamedTuple, Protocol, cast
 
 from nats.aio.client import Client
+from pydantic_core import from_json
 
 from invoke_retry.backends.nats.state import text_of
 from invoke_retry.errors import BackendError
@@ -26,6 +27,7 @@ ANSWER_SECONDS: Final = 4.0
 _CONNECT_SECONDS = 5.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 _CLOSE_SECONDS = 2.0
+_SWEEP_SECONDS = 0.25
 _PING_SECONDS = 10
 _ROOM_FOR_HEADERS: Final = 4_096
 
@@ -57,6 +59,12 @@ class Message(Protocol):
     reply: str
     data: bytes
     headers: dict[str, str] | None
+
+
+class _Question(NamedTuple):
+    subject: str
+    future: asyncio.Future[Message]
+    until: float
 
 
 class _Client(Protocol):
@@ -101,14 +109,14 @@ class Connection:
         self._client: _Client | None = None
         self._inbox = f"_INBOX.{secrets.token_hex(12)}"
         self._numbers = itertools.count(1)
-        self._waiting: dict[str, tuple[str, asyncio.Future[Message]]] = {}
+        self._waiting: dict[str, _Question] = {}
+        self._sweeper: asyncio.TimerHandle | None = None
         self._streams: dict[str, Handler] = {}
         self._handlers: dict[str, Handler] = {}
         self._subscriptions: dict[str, Any] = {}
         self._keeper: asyncio.Task[None] | None = None
         self._lost = asyncio.Event()
         self._back = asyncio.Event()
-        self._is_closing = False
         self._latest = ""
 
     # Opening, keeping and closing.
@@ -124,7 +132,8 @@ class Connection:
 
     async def close(self) -> None:
         """Let go of it."""
-        self._is_closing = True
+        if self._sweeper is not None:
+            self._sweeper.cancel()
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.wait({self._keeper})
@@ -169,6 +178,7 @@ class Connection:
                         "connect_timeout": 3,
                         "ping_interval": _PING_SECONDS,
                         "pending_size": 0,  # what cannot be sent now fails now
+                        "skip_subject_validation": True,  # ours are made of checked parts
                         "error_cb": self._on_error,
                         "closed_cb": self._on_closed,
                         **self._options,
@@ -230,14 +240,14 @@ class Connection:
         self._latest = text_of(error) or type(error).__name__
         denied = re.search(r'publish to "([^"]+)"', self._latest, re.IGNORECASE)
         if denied is not None:
-            for subject, future in list(self._waiting.values()):
+            for subject, future, _ in list(self._waiting.values()):
                 if subject.lower() == denied.group(1).lower() and not future.done():
                     text = f"the NATS server refuses: no permission to publish to {subject}"
                     future.set_exception(BackendError(text))
 
     def _fail_all(self, text: str) -> None:
         waiting, self._waiting = self._waiting, {}
-        for _, future in waiting.values():
+        for _, future, _ in waiting.values():
             if not future.done():
                 future.set_exception(Unreachable(text))
 
@@ -275,20 +285,30 @@ class Connection:
         Raises:
             Unreachable: There was none within *limit* seconds.
         """
+        loop = asyncio.get_running_loop()
         reply = f"{self._inbox}.{next(self._numbers)}"
-        future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
-        self._waiting[reply] = subject, future
+        future: asyncio.Future[Message] = loop.create_future()
+        self._waiting[reply] = _Question(subject, future, loop.time() + limit)
+        if self._sweeper is None:
+            self._sweeper = loop.call_later(_SWEEP_SECONDS, self._sweep)
         try:
-            async with asyncio.timeout(limit):
-                await self.publish(subject, data, reply, headers)
-                answer = await future
-        except TimeoutError:
-            raise Unreachable(f"{self._where} has not answered within {limit:g} s") from None
+            await self.publish(subject, data, reply, headers)
+            answer = await future
         finally:
             self._waiting.pop(reply, None)
         if not answer.data and answer.headers and answer.headers.get("Status") == "503":
             raise Unreachable(f"nobody answers at {self._where}: is JetStream enabled there?")
         return answer
+
+    def _sweep(self) -> None:
+        # one timer for all questions: one for each costs a twentieth of the throughput
+        loop = asyncio.get_running_loop()
+        self._sweeper = loop.call_later(_SWEEP_SECONDS, self._sweep) if self._waiting else None
+        now = loop.time()
+        for question in list(self._waiting.values()):
+            if question.until < now and not question.future.done():
+                text = f"{self._where} has not answered in time"
+                question.future.set_exception(Unreachable(text))
 
     async def api(self, name: str, what: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Ask JetStream.
@@ -319,7 +339,8 @@ class Connection:
                 messages.append(message)
 
         self._streams[reply] = on_message
-        self._waiting[f"{reply} all"] = subject, done
+        until = asyncio.get_running_loop().time() + 2 * ANSWER_SECONDS
+        self._waiting[f"{reply} all"] = _Question(subject, done, until)
         try:
             async with asyncio.timeout(2 * ANSWER_SECONDS):
                 await self.publish(subject, data, reply)
@@ -365,8 +386,8 @@ class Connection:
             handler(message)
             return
         waiting = self._waiting.get(message.subject)
-        if waiting is not None and not waiting[1].done():
-            waiting[1].set_result(message)
+        if waiting is not None and not waiting.future.done():
+            waiting.future.set_result(message)
 
 
 def answered(message: Message) -> dict[str, Any]:
@@ -375,7 +396,7 @@ def answered(message: Message) -> dict[str, Any]:
     Raises:
         ApiError: That it refuses.
     """
-    told: dict[str, Any] = json.loads(message.data)
+    told: dict[str, Any] = from_json(message.data)
     if (error := told.get("error")) is not None:
         raise ApiError(
             int(error.get("code", 0)),
