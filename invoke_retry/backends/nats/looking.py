@@ -7,6 +7,7 @@ themselves.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 from collections import Counter
@@ -31,12 +32,18 @@ _TRIES = 20
 
 
 class Looking:
-    """Counts and searches one stream."""
+    """Counts and searches one stream.
+
+    Attributes:
+        ended: What this process has ended since it was added to the totals, by state.
+    """
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._layout = store.layout
         self.ended: Counter[str] = Counter()
+        self._unsure: tuple[str, Counter[str]] | None = None
+        self._adding = asyncio.Lock()
 
     # Counting.
 
@@ -58,7 +65,7 @@ class Looking:
         base = self._layout.base
         total = sum([await self.count(f"{base}.{place}.>") for place in _PLACES])
         present = await (self._exact() if total <= MOST_READ else self._roughly())
-        totals = (await self.add_totals()) or Counter[str]()
+        totals = await self.add_totals()
         counts: dict[State, int] = dict.fromkeys(get_args(State), 0)
         counts.update({state: max(0, present[state]) for state in counts})
         counts.update({state: max(counts[state], totals[state]) for state in _FINAL})
@@ -86,24 +93,22 @@ class Looking:
             present[state] = await self.count(f"{base}.end.*.*.{state}")
         return present
 
-    async def add_totals(self) -> Counter[str] | None:
+    async def add_totals(self) -> Counter[str]:
         """Add what this process has ended since the last time; what all have, as far as known."""
-        new, self.ended = self.ended, Counter()
-        try:
-            return await self._add_totals(new)
-        except BaseException:
-            self.ended.update(new)
-            raise
+        async with self._adding:
+            if self._unsure is None and self.ended:
+                self._unsure = self._store.new_op(), self.ended
+                self.ended = Counter()
+            known = await self._add_totals(*(self._unsure or ("", Counter[str]())))
+            self._unsure = None
+            return known
 
-    async def _add_totals(self, new: Counter[str]) -> Counter[str]:
+    async def _add_totals(self, op: str, new: Counter[str]) -> Counter[str]:
         connection, subject = self._store.connection, f"{self._layout.base}.{_TOTALS}"
-        op = self._store.new_op()
         for _ in range(_TRIES):
             sequence, told = await self._last_json(subject)
             known: Counter[str] = Counter(told.get("ended", {}))
-            if not +new and not -new:
-                return known
-            if told.get("op") == op:  # it was written, and the answer was lost
+            if not new or told.get("op") == op:  # the answer to an earlier try was lost
                 return known
             known.update(new)
             body = json.dumps({"op": op, "ended": dict(known)}).encode()
