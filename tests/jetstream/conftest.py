@@ -4,41 +4,37 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Generator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
-from server_help import Server
+
+from invoke_retry.testing.nats_server import NatsServer
 
 _numbers = itertools.count()
 
 
 @pytest.fixture(scope="session")
-def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Generator[Server]:
-    server = Server(tmp_path_factory.mktemp("nats"))
-    server.start()
-    yield server
-    server.stop()
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Generator[NatsServer]:
+    with NatsServer(tmp_path_factory.mktemp("nats")) as server:
+        yield server
 
 
 @pytest.fixture
-def url(shared_server: Server) -> str:
+def url(shared_server: NatsServer) -> str:
     """The URL of a stream that nobody has used."""
-    return shared_server.url(f"test{next(_numbers)}")
+    return shared_server.url_of(f"test{next(_numbers)}")
 
 
 @pytest.fixture
-def make_server(tmp_path: Path) -> Generator[Callable[..., Server]]:
+def make_server(tmp_path: Path) -> Generator[Callable[..., NatsServer]]:
     """Makes servers of the test's own, which are stopped after it."""
-    servers: list[Server] = []
+    with ExitStack() as stack:
+        names = itertools.count()
 
-    def make(**options: object) -> Server:
-        folder = tmp_path / f"server{len(servers)}"
-        folder.mkdir()
-        server = Server(folder, **options)  # type: ignore[arg-type]
-        servers.append(server)
-        server.start()
-        return server
+        def make(**options: Any) -> NatsServer:
+            folder = tmp_path / f"server{next(names)}"
+            return stack.enter_context(NatsServer(folder, **options))
 
-    yield make
-    for server in servers:
-        server.stop()
+        yield make

@@ -143,6 +143,10 @@ class Claiming:
         while runner.room() and (record := self._ready.pop(runner.take)) is not None:
             lease = self._arrived.pop(record.cid)
             self._queued[record.service] -= 1
+            if (known := self.held.get(record.cid)) is not None:
+                # somebody has decided over it, and the news of that have not come yet
+                self.drop(record.cid, known)
+                runner.lost(record.cid)
             self.held[record.cid] = lease
             self._begin(lease)
         self._ask_soon()
@@ -212,9 +216,12 @@ class Claiming:
             self._spoilt(Spoilt(message.subject, int(sequence), str(error), message.data))
             return
         cid, service = found.record.cid, found.record.service
-        known = self.held.get(cid) or self._arrived.get(cid)
+        known = self._arrived.get(cid) or self.held.get(cid)
         if known is not None and known.sequence == int(sequence):
             known.reply = message.reply  # the lease was over, but nobody else was given it
+            return
+        if known is not None and known.sequence > int(sequence):
+            self.answer(message.reply, ACK)  # it has gone on since
             return
         if found.is_newer:
             self._runner.notable(
@@ -230,8 +237,8 @@ class Claiming:
             return
         since = self._clock.monotonic()
         lease = Lease(message.reply, int(sequence), found, since, is_again=delivered != "1")
-        if known is not None and cid in self._arrived:
-            self._return(cid)
+        if cid in self._arrived:
+            self._return(cid, ACK)
         self._arrived[cid] = lease
         self._queued[service] = self._queued.get(service, 0) + 1
         self._ready.push(found.record)
@@ -277,12 +284,12 @@ class Claiming:
             if lease.since < before:
                 self._return(cid)
 
-    def _return(self, cid: str) -> None:
+    def _return(self, cid: str, what: bytes = NAK) -> None:
         lease = self._arrived.pop(cid)
         service = lease.found.record.service
         self._ready.discard(service, cid)
         self._queued[service] -= 1
-        self.answer(lease.reply, NAK)
+        self.answer(lease.reply, what)
 
     def pause(self) -> None:
         """Ask for nothing more, and give back what has not begun."""

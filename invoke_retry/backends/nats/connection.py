@@ -16,6 +16,7 @@ import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any, Final, NamedTuple, Protocol, cast
+from urllib.parse import ParseResult
 
 from nats.aio.client import Client
 from pydantic_core import from_json
@@ -70,6 +71,7 @@ class _Question(NamedTuple):
 class _Client(Protocol):
     is_connected: bool
     max_payload: int
+    discovered_servers: list[ParseResult]
     _server_info: dict[str, Any]
 
     async def connect(self, servers: list[str], **options: Any) -> None: ...
@@ -102,6 +104,7 @@ class Connection:
         on_trouble: Callable[[BackendError], None],
     ) -> None:
         self._servers = servers
+        self._others: dict[str, None] = {}  # of the same cluster, as it tells
         self._options = dict(options)
         self._where = where
         self._on_connected = on_connected
@@ -165,25 +168,10 @@ class Connection:
         return (client.max_payload if client is not None else 1_048_576) - _ROOM_FOR_HEADERS
 
     async def _connect(self) -> None:
-        client = cast("_Client", Client())
+        client, lost = cast("_Client", Client()), asyncio.Event()
         self._latest = ""
         try:
-            async with asyncio.timeout(_CONNECT_SECONDS):
-                await client.connect(
-                    self._servers,
-                    **{
-                        "allow_reconnect": False,
-                        "max_reconnect_attempts": 1,
-                        "reconnect_time_wait": 0.05,
-                        "connect_timeout": 3,
-                        "ping_interval": _PING_SECONDS,
-                        "pending_size": 0,  # what cannot be sent now fails now
-                        "skip_subject_validation": True,  # ours are made of checked parts
-                        "error_cb": self._on_error,
-                        "closed_cb": self._on_closed,
-                        **self._options,
-                    },
-                )
+            await self._greet(client, lost)
             for subject, handler in (
                 (f"{self._inbox}.*", self._on_answer),
                 *self._handlers.items(),
@@ -195,10 +183,52 @@ class Connection:
             if not isinstance(error, Exception):
                 raise
             reason = self._latest or text_of(error) or type(error).__name__
+            if _is_hang_up(reason):
+                reason = await self._why_hung_up() or reason
             raise Unreachable(f"no connection to {self._where}: {reason}") from None
         self._client = client
-        self._lost.clear()
+        for url in client.discovered_servers:
+            if (other := f"{url.scheme}://{url.netloc}") not in self._servers:
+                self._others[other] = None
+        self._lost = lost
         self._back.set()
+
+    async def _greet(self, client: _Client, lost: asyncio.Event, *, verbose: bool = False) -> None:
+        async def on_closed() -> None:
+            lost.set()
+
+        async with asyncio.timeout(_CONNECT_SECONDS):
+            await client.connect(
+                [*self._servers, *self._others],
+                **{
+                    "allow_reconnect": False,
+                    "max_reconnect_attempts": 1,
+                    "reconnect_time_wait": 0.05,
+                    "connect_timeout": 3,
+                    "ping_interval": _PING_SECONDS,
+                    "pending_size": 0,  # what cannot be sent now fails now
+                    "skip_subject_validation": True,  # ours are made of checked parts
+                    "verbose": verbose,
+                    "error_cb": self._on_error,
+                    "closed_cb": on_closed,
+                    **self._options,
+                },
+            )
+
+    async def _why_hung_up(self) -> str:
+        """A server that refuses says so and hangs up; what it says is often lost by that.
+
+        Asked to confirm each step, it is heard.
+        """
+        client = cast("_Client", Client())
+        try:
+            await self._greet(client, asyncio.Event(), verbose=True)
+        except Exception as error:
+            reason = text_of(error)
+            return "" if _is_hang_up(reason) else reason
+        finally:
+            await _closed(client)
+        return ""
 
     async def _keep(self) -> None:
         while True:
@@ -232,9 +262,6 @@ class Connection:
                 await self._back.wait()
         if not self.is_connected:
             raise Unreachable(f"no connection to {self._where}: {self._latest or 'it was lost'}")
-
-    async def _on_closed(self) -> None:
-        self._lost.set()
 
     async def _on_error(self, error: Exception) -> None:
         self._latest = text_of(error) or type(error).__name__
@@ -415,6 +442,10 @@ def _calls(handler: Handler) -> Callable[[Message], Awaitable[None]]:
 
 def _info(client: _Client) -> dict[str, Any]:
     return client._server_info  # pyright: ignore[reportPrivateUsage]
+
+
+def _is_hang_up(reason: str) -> bool:
+    return "reset by peer" in reason or "EOF" in reason or "roken pipe" in reason
 
 
 async def _closed(client: _Client) -> None:

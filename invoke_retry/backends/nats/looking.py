@@ -50,10 +50,13 @@ class Looking:
     async def count(self, where: str) -> int:
         """How many messages stand there."""
         what = json.dumps({"seq": 1, "next_by_subj": where, "batch": 1}).encode()
-        subject = f"$JS.API.DIRECT.GET.{self._layout.stream}"
-        for message in await self._store.connection.collect(subject, what):
+        for message in await self._collect(what):
             return int((message.headers or {}).get("Nats-Num-Pending", 0)) + 1
         return 0
+
+    async def _collect(self, what: bytes) -> list[Message]:
+        store, subject = self._store, f"$JS.API.DIRECT.GET.{self._layout.stream}"
+        return await store.patiently(lambda: store.connection.collect(subject, what))
 
     async def unfinished(self) -> int:
         """How many records are neither finished nor dead."""
@@ -190,9 +193,7 @@ class Looking:
         after = 0
         while len(messages) < limit:
             what = {"seq": after + 1, "next_by_subj": where, "batch": min(_PAGE, limit)}
-            page = await self._store.connection.collect(
-                f"$JS.API.DIRECT.GET.{self._layout.stream}", json.dumps(what).encode()
-            )
+            page = await self._collect(json.dumps(what).encode())
             messages += page
             if not page:
                 break

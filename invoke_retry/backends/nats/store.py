@@ -10,7 +10,8 @@ from __future__ import annotations
 import base64
 import itertools
 import secrets
-from typing import NamedTuple
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple, TypeVar
 
 import anyio
 
@@ -30,6 +31,8 @@ _NOT_THE_NEWEST, _IN_PROCESS, _NO_MESSAGE = 10071, 10164, 10037
 _PATIENCE = 8.0
 _PAUSE = 0.1
 _RESERVED = 32_768
+
+T = TypeVar("T")
 
 
 class Written(NamedTuple):
@@ -90,20 +93,35 @@ class Store:
         Raises:
             BackendError: It may or may not be written.
         """
-        until = self.clock.monotonic() + self.patience
         body = self._body(record, op, lease, is_new=sequence == 0)
-        while True:
+
+        async def publish() -> Written:
             place = self.layout.place(record, self.clock.monotonic(), self.shift)
             place = self.layout.guarded(place, record.cid, previous, sequence)
+            answer = await self.connection.request(place.subject, body, place.headers)
+            return Written(place.subject, int(answered(answer)["seq"]))
+
+        try:
+            return await self.patiently(publish)
+        except ApiError as error:
+            if error.err_code != _NOT_THE_NEWEST:
+                raise
+        newest = await self._newest_if_readable(record.cid)
+        if newest is None or newest.op != op:
+            return None
+        return Written(newest.subject, newest.sequence)
+
+    async def patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """Ask again, for a while, what has no answer: a server restarts, a cluster elects.
+
+        Raises:
+            BackendError: There is no answer, or it is a refusal.
+        """
+        until = self.clock.monotonic() + self.patience
+        while True:
             try:
-                answer = await self.connection.request(place.subject, body, place.headers)
-                return Written(place.subject, int(answered(answer)["seq"]))
+                return await ask()
             except ApiError as error:
-                if error.err_code == _NOT_THE_NEWEST:
-                    newest = await self._newest_if_readable(record.cid)
-                    if newest is None or newest.op != op:
-                        return None
-                    return Written(newest.subject, newest.sequence)
                 is_passing = error.err_code == _IN_PROCESS or error.code == 503
                 if not is_passing or self.clock.monotonic() > until:
                     raise
@@ -146,27 +164,18 @@ class Store:
             return None
 
     async def _last(self, cid: str) -> tuple[bytes, str, int] | None:
-        until = self.clock.monotonic() + self.patience
+        # of the leader: a follower may not know yet what was just accepted
         what = {"last_by_subj": self.layout.of(cid)}
-        while True:
-            try:
-                # of the leader: a follower may not know yet what was just accepted
-                told = await self.connection.api(f"STREAM.MSG.GET.{self.layout.stream}", what)
-                message = told["message"]
-                data = base64.b64decode(message.get("data", ""))
-                return data, str(message["subject"]), int(message["seq"])
-            except ApiError as error:
-                if error.err_code == _NO_MESSAGE:
-                    return None
-                if error.code != 503 or self.clock.monotonic() > until:
-                    raise
-                await anyio.sleep(_PAUSE)
-            except Unreachable:
-                left = until - self.clock.monotonic()
-                if left <= 0:
-                    raise
-                await anyio.sleep(min(_PAUSE, left))
-                await self.connection.connected(left)
+        name = f"STREAM.MSG.GET.{self.layout.stream}"
+        try:
+            told = await self.patiently(lambda: self.connection.api(name, what))
+        except ApiError as error:
+            if error.err_code != _NO_MESSAGE:
+                raise
+            return None
+        message = told["message"]
+        data = base64.b64decode(message.get("data", ""))
+        return data, str(message["subject"]), int(message["seq"])
 
     async def put(self, subject: str, cid: str, body: bytes, sequence: int) -> None:
         """Write a body as it is after the message that is its record's newest one."""
