@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -22,21 +22,21 @@ from invoke_retry.backends.base import (
 )
 from invoke_retry.backends.nats.address import address, checked_options, tls_context
 from invoke_retry.backends.nats.beginning import StreamClaim
+from invoke_retry.backends.nats.chores import Chores
 from invoke_retry.backends.nats.connection import Connection
 from invoke_retry.backends.nats.layout import Keep, Layout
 from invoke_retry.backends.nats.looking import Looking
 from invoke_retry.backends.nats.news import News
+from invoke_retry.backends.nats.room import Room
 from invoke_retry.backends.nats.state import Found, Unreadable, damaged
-from invoke_retry.backends.nats.store import Store, Written
+from invoke_retry.backends.nats.store import Store, Written, is_cid, unknown
 from invoke_retry.backends.nats.stream import Stream, check_version
 from invoke_retry.backends.nats.waits import Waits
 from invoke_retry.backends.nats.working import Working
 from invoke_retry.clock import Clock
-from invoke_retry.correlation import CorrelationId
 from invoke_retry.durations import Duration, seconds_of
 from invoke_retry.errors import (
     BackendError,
-    BackendFull,
     InvalidState,
     InvocationNotFound,
     NotRunning,
@@ -44,12 +44,8 @@ from invoke_retry.errors import (
 from invoke_retry.models import State
 from invoke_retry.record import FINAL, Record
 
-_CLOCK_SAMPLES = 3
 _MOST_TRIES = 100
-_FULL_SHARE = 10
-_FULL_SECONDS = 1.0
 _CLOSE_SECONDS = 3.0
-_LINE_SECONDS = 10.0
 _LEFT = "the store is closed: its coordinator was left; make and enter another one"
 
 
@@ -119,24 +115,20 @@ class NATSBackend(Backend):
         }
         keep = Keep(self.retention, self.dead_retention, self.park_for)
         self._layout = Layout(self._address.stream, keep)
+        self._chores = Chores()
         self._connection = Connection(
             self._address.servers,
             self._options,
             self._address.where,
             on_connected=self._on_connected,
-            on_trouble=self._on_trouble,
+            on_trouble=self._chores.trouble,
         )
         self._clock: Clock | None = None
         self._runner: Runner | None = None
         self._working: Working | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
         self._pid = 0
-        self._fault: str | None = None
-        self._told_at = 0.0
         self._is_open = False
         self._is_closed = False
-        self._room = 0
-        self._room_until = 0.0
 
     # Opening and closing.
 
@@ -151,37 +143,29 @@ class NATSBackend(Backend):
                 "memory:// under VirtualLoop, or the usual event loop"
             )
         self._clock, self._pid, self._runner = clock, os.getpid(), runner
+        self._chores.runner = runner
         self._store = Store(self._connection, self._layout, clock)
         self._looking = Looking(self._store)
+        self._room = Room(self._store, self._looking, self.max_waiting)
         self._news = News(self._connection, self._layout, self._looking)
-        self._waits = Waits(self._store, do=self._do, late=self._pass_deadline)
+        self._waits = Waits(self._store, do=self._chores.do, late=self._pass_deadline)
         self._stream = Stream(self._connection, self._layout, self.lease, self.replicas)
         await self._connection.open()
         check_version(self._connection.server_version)
         await self._stream.prepare()
-        await self.set_clock()
+        self._store.shift = await self._stream.shift(clock)
         self._is_open = True
         if runner is not None:
             self._working = Working(
                 self._store, self._stream, self._looking, self._news, runner, self.lease,
-                do=self._do, ended=self._on_ended,
+                chores=self._chores, ended=self._on_ended,
             )  # fmt: skip
             await self._working.open()
-
-    async def set_clock(self) -> None:
-        """Find out by how much the server's clock differs from ours."""
-        best = float("inf")
-        for _ in range(_CLOCK_SAMPLES):
-            before = self._time.monotonic()
-            utc = await self._stream.clock()
-            after = self._time.monotonic()
-            if after - before < best:
-                best = after - before
-                self._store.shift = utc - (before + after) / 2
 
     async def close(self) -> None:
         self.pause()
         self._is_closed = True
+        self._chores.runner = None
         if self._is_open:
             self._waits.close()
             self._news.tell_all(NotRunning(_LEFT))
@@ -192,16 +176,14 @@ class NATSBackend(Backend):
         except (TimeoutError, BackendError):  # what is held runs out
             pass
         finally:
-            for task in tuple(self._tasks):
-                task.cancel()
+            self._chores.cancel()
             await self._connection.close()
             self._runner = None
 
     async def _let_go(self) -> None:
         if self._working is not None:
             await self._working.close()
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        await self._chores.all_done()
         await self._looking.add_totals()
         await self._connection.flush()
 
@@ -216,42 +198,19 @@ class NATSBackend(Backend):
     @property
     def problem(self) -> str | None:  # type: ignore[override]
         """What keeps the backend from working; None if nothing does."""
-        return self._fault
+        return self._chores.fault
 
     def _on_connected(self) -> None:
-        self._fault = None
+        self._chores.well()
         if self._working is not None and not self._is_closed:
             self._working.on_connected()
-
-    def _on_trouble(self, error: BackendError) -> None:
-        self._fault = str(error)
-        if self._runner is not None and not self._is_closed:
-            now = self._time.monotonic()
-            if now - self._told_at >= _LINE_SECONDS:
-                self._told_at = now
-                self._runner.failing(error)
-
-    def _do(self, work: Coroutine[Any, Any, None]) -> None:
-        """Have something done in the background."""
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._on_done)
-
-    def _on_done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if task.cancelled() or (error := task.exception()) is None:
-            return
-        if isinstance(error, BackendError):
-            self._on_trouble(error)
-        elif isinstance(error, Exception) and self._runner is not None:
-            self._runner.fail(error)
 
     # What the coordinator asks for.
 
     async def accept(self, record: Record) -> Record:
         self._check()
         if self.max_waiting is not None:
-            await self._make_room(record)
+            await self._room.make(record)
         op = self._store.new_op()
         try:
             await self._store.use(record.target, record.callback)
@@ -259,7 +218,7 @@ class NATSBackend(Backend):
         except BackendError as error:
             raise BackendError(error.message, record.cid) from error
         if written is not None:
-            self._room -= 1
+            self._room.left -= 1
             self._waits.follow(record, written)
             return record
         try:
@@ -270,21 +229,6 @@ class NATSBackend(Backend):
         if known is None:  # it was there, and is pruned just now
             return await self.accept(record)
         return record if known.op == op else known.record
-
-    async def _make_room(self, record: Record) -> None:
-        assert self.max_waiting is not None
-        now = self._time.monotonic()
-        if self._room > 0 and now < self._room_until:
-            return
-        left = self.max_waiting - await self._looking.unfinished()
-        if left <= 0 and await self._store.newest(record.cid) is None:
-            raise BackendFull(
-                f"{self.max_waiting:,} invocations are unfinished, which is max_waiting; nothing "
-                "was accepted: try again later, or raise max_waiting",
-                record.cid,
-            )
-        # others accept as well: only a part of what is free is taken without counting again
-        self._room, self._room_until = left // _FULL_SHARE, now + _FULL_SECONDS
 
     async def apply(
         self, claim: Claim, transition: Transition[T], *args: T.args, **kwargs: T.kwargs
@@ -330,7 +274,11 @@ class NATSBackend(Backend):
         self._check()
         op, record = self._store.new_op(), None
         for _ in range(_MOST_TRIES):
-            found = await self._find(cid)
+            try:
+                found = await self._find(cid)
+            except Unreadable as error:
+                text = f"{cid} cannot be changed: {error}"
+                raise machine.IllegalTransition(text) from error
             if found.is_newer:
                 raise BackendError(
                     "it was written by a newer release of invoke_retry, and is left to it; do "
@@ -387,28 +335,22 @@ class NATSBackend(Backend):
     # Looking.
 
     async def _find(self, cid: str) -> Found:
-        try:
-            found = await self._store.newest(cid) if _is_cid(cid) else None
-        except Unreadable as error:
-            raise machine.IllegalTransition(f"{cid} cannot be changed: {error}") from error
+        found = await self._store.newest(cid) if is_cid(cid) else None
         if found is None:
-            raise _unknown(cid)
+            raise unknown(cid)
         return found
 
     async def get(self, cid: str) -> Record:
         self._check()
         try:
-            found = await self._store.newest(cid) if _is_cid(cid) else None
+            return (await self._find(cid)).record
         except Unreadable as error:
             return damaged(cid, str(error))
-        if found is None:
-            raise _unknown(cid)
-        return found.record
 
     async def outcome(self, cid: str) -> Record:
         self._check()
-        if not _is_cid(cid):
-            raise _unknown(cid)
+        if not is_cid(cid):
+            raise unknown(cid)
         return await self._news.outcome(cid, self.get)
 
     async def set_paused(self, service: str, *, paused: bool) -> bool:
@@ -424,8 +366,8 @@ class NATSBackend(Backend):
 
     async def search(self, query: Query) -> Sequence[Record]:
         self._check()
-        if query.after is not None and not _is_cid(query.after):
-            raise _unknown(query.after)
+        if query.after is not None and not is_cid(query.after):
+            raise unknown(query.after)
         return await self._looking.search(query)
 
     async def counts(self) -> dict[State, int]:
@@ -450,19 +392,3 @@ class NATSBackend(Backend):
                 f"the connection to {self._address.where} was opened by process {self._pid}, and "
                 "this is a fork of it; make and enter a coordinator of its own after the fork"
             )
-
-
-def _is_cid(cid: object) -> bool:
-    """Whether it can be one; what is none must not get into a subject."""
-    try:
-        CorrelationId(cid)
-    except (TypeError, ValueError):
-        return False
-    return True
-
-
-def _unknown(cid: object) -> InvocationNotFound:
-    return InvocationNotFound(
-        f"no invocation has the cid {cid!r}; it never was accepted here, or was pruned after its "
-        "retention"
-    )

@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from invoke_retry.backends.base import Runner
-from invoke_retry.backends.nats.connection import Message
+from invoke_retry.backends.nats.client import Message
 from invoke_retry.backends.nats.layout import token
 from invoke_retry.backends.nats.state import Found, Unreadable, load
 from invoke_retry.backends.nats.store import Store

@@ -1,4 +1,4 @@
-"""nats-py, wrapped in one place: one connection that comes back, requests, and what arrives.
+"""One connection that comes back, requests, and what arrives.
 
 The client's own reconnecting is not used: it gives up for good after some errors of the server
 (expired credentials, too many connections), keeps what it could not send, and waits as long each
@@ -15,72 +15,37 @@ import re
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from typing import Any, Final, NamedTuple, Protocol, cast
-from urllib.parse import ParseResult
+from typing import Any, Final, NamedTuple
 
-from nats.aio.client import Client
-from pydantic_core import from_json
-
+from invoke_retry.backends.nats.client import (
+    Client,
+    Message,
+    Unreachable,
+    answered,
+    closed,
+    greet,
+    is_hang_up,
+    new_client,
+    server_version,
+    why_hung_up,
+)
 from invoke_retry.backends.nats.state import text_of
 from invoke_retry.errors import BackendError
 
 ANSWER_SECONDS: Final = 4.0
-_CONNECT_SECONDS = 5.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 _CLOSE_SECONDS = 2.0
 _SWEEP_SECONDS = 0.25
-_PING_SECONDS = 10
+_LOOK_SECONDS = 0.5
 _ROOM_FOR_HEADERS: Final = 4_096
 
-Handler = Callable[["Message"], None]
-
-
-class Unreachable(BackendError):
-    """No answer, or no connection: whether it was done is not known."""
-
-
-class ApiError(BackendError):
-    """The server refuses.
-
-    Attributes:
-        code: What kind of answer it is, as in HTTP.
-        err_code: What JetStream calls the error.
-    """
-
-    def __init__(self, code: int, err_code: int, description: str) -> None:
-        super().__init__(f"the NATS server refuses: {description} ({err_code})")
-        self.code = code
-        self.err_code = err_code
-
-
-class Message(Protocol):
-    """What arrives."""
-
-    subject: str
-    reply: str
-    data: bytes
-    headers: dict[str, str] | None
+Handler = Callable[[Message], None]
 
 
 class _Question(NamedTuple):
     subject: str
     future: asyncio.Future[Message]
     until: float
-
-
-class _Client(Protocol):
-    is_connected: bool
-    max_payload: int
-    discovered_servers: list[ParseResult]
-    _server_info: dict[str, Any]
-
-    async def connect(self, servers: list[str], **options: Any) -> None: ...
-    async def publish(
-        self, subject: str, payload: bytes, reply: str = "", headers: dict[str, str] | None = None
-    ) -> None: ...
-    async def subscribe(self, subject: str, *, cb: Callable[[Message], Awaitable[None]]) -> Any: ...
-    async def flush(self, timeout: int = 10) -> None: ...
-    async def close(self) -> None: ...
 
 
 class Connection:
@@ -109,7 +74,7 @@ class Connection:
         self._where = where
         self._on_connected = on_connected
         self._on_trouble = on_trouble
-        self._client: _Client | None = None
+        self._client: Client | None = None
         self._inbox = f"_INBOX.{secrets.token_hex(12)}"
         self._numbers = itertools.count(1)
         self._waiting: dict[str, _Question] = {}
@@ -143,7 +108,7 @@ class Connection:
         client, self._client = self._client, None
         self._fail_all("the connection was closed")
         if client is not None:
-            await _closed(client)
+            await closed(client)
 
     def new_name(self) -> str:
         """A part of a subject that nobody else has."""
@@ -159,7 +124,7 @@ class Connection:
     def server_version(self) -> str:
         """What the server says of itself."""
         client = self._client
-        return str(_info(client).get("version", "?")) if client is not None else "?"
+        return "?" if client is None else server_version(client)
 
     @property
     def max_body(self) -> int:
@@ -167,11 +132,25 @@ class Connection:
         client = self._client
         return (client.max_payload if client is not None else 1_048_576) - _ROOM_FOR_HEADERS
 
+    @property
+    def _known(self) -> list[str]:
+        return [*self._servers, *self._others]
+
     async def _connect(self) -> None:
-        client, lost = cast("_Client", Client()), asyncio.Event()
+        client, lost = new_client(), asyncio.Event()
         self._latest = ""
+
+        async def on_closed() -> None:
+            lost.set()
+
         try:
-            await self._greet(client, lost)
+            await greet(
+                client,
+                self._known,
+                self._options,
+                on_error=self._on_error,
+                on_closed=on_closed,
+            )
             for subject, handler in (
                 (f"{self._inbox}.*", self._on_answer),
                 *self._handlers.items(),
@@ -179,12 +158,12 @@ class Connection:
                 self._subscriptions[subject] = await client.subscribe(subject, cb=_calls(handler))
             await client.flush(3)
         except BaseException as error:
-            await _closed(client)
+            await closed(client)
             if not isinstance(error, Exception):
                 raise
             reason = self._latest or text_of(error) or type(error).__name__
-            if _is_hang_up(reason):
-                reason = await self._why_hung_up() or reason
+            if is_hang_up(reason):
+                reason = await why_hung_up(self._known, self._options) or reason
             raise Unreachable(f"no connection to {self._where}: {reason}") from None
         self._client = client
         for url in client.discovered_servers:
@@ -193,51 +172,18 @@ class Connection:
         self._lost = lost
         self._back.set()
 
-    async def _greet(self, client: _Client, lost: asyncio.Event, *, verbose: bool = False) -> None:
-        async def on_closed() -> None:
-            lost.set()
-
-        async with asyncio.timeout(_CONNECT_SECONDS):
-            await client.connect(
-                [*self._servers, *self._others],
-                **{
-                    "allow_reconnect": False,
-                    "max_reconnect_attempts": 1,
-                    "reconnect_time_wait": 0.05,
-                    "connect_timeout": 3,
-                    "ping_interval": _PING_SECONDS,
-                    "pending_size": 0,  # what cannot be sent now fails now
-                    "skip_subject_validation": True,  # ours are made of checked parts
-                    "verbose": verbose,
-                    "error_cb": self._on_error,
-                    "closed_cb": on_closed,
-                    **self._options,
-                },
-            )
-
-    async def _why_hung_up(self) -> str:
-        """A server that refuses says so and hangs up; what it says is often lost by that.
-
-        Asked to confirm each step, it is heard.
-        """
-        client = cast("_Client", Client())
-        try:
-            await self._greet(client, asyncio.Event(), verbose=True)
-        except Exception as error:
-            reason = text_of(error)
-            return "" if _is_hang_up(reason) else reason
-        finally:
-            await _closed(client)
-        return ""
-
     async def _keep(self) -> None:
         while True:
-            await self._lost.wait()
+            while self.is_connected and not self._lost.is_set():
+                # the client does not always say that it was closed: its own closing may fail
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_LOOK_SECONDS):
+                        await self._lost.wait()
             self._back.clear()
             client, self._client = self._client, None
             self._fail_all(f"the connection to {self._where} was lost")
             if client is not None:
-                await _closed(client)
+                await closed(client)
             self._on_trouble(Unreachable(f"the connection to {self._where} was lost"))
             pause = _FIRST_PAUSE
             while not self._back.is_set():
@@ -417,38 +363,8 @@ class Connection:
             waiting.future.set_result(message)
 
 
-def answered(message: Message) -> dict[str, Any]:
-    """What JetStream says.
-
-    Raises:
-        ApiError: That it refuses.
-    """
-    told: dict[str, Any] = from_json(message.data)
-    if (error := told.get("error")) is not None:
-        raise ApiError(
-            int(error.get("code", 0)),
-            int(error.get("err_code", 0)),
-            text_of(error.get("description", "")),
-        )
-    return told
-
-
 def _calls(handler: Handler) -> Callable[[Message], Awaitable[None]]:
     async def call(message: Message) -> None:
         handler(message)
 
     return call
-
-
-def _info(client: _Client) -> dict[str, Any]:
-    return client._server_info  # pyright: ignore[reportPrivateUsage]
-
-
-def _is_hang_up(reason: str) -> bool:
-    return "reset by peer" in reason or "EOF" in reason or "roken pipe" in reason
-
-
-async def _closed(client: _Client) -> None:
-    with suppress(Exception):
-        async with asyncio.timeout(_CLOSE_SECONDS):
-            await client.close()

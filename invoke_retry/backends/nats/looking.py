@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from typing import Any, Final, get_args
 
 from invoke_retry.backends.base import Query
-from invoke_retry.backends.nats.connection import ApiError, Message
+from invoke_retry.backends.nats.client import ApiError, Message
 from invoke_retry.backends.nats.layout import cid_of, place_of
 from invoke_retry.backends.nats.state import Found, Unreadable, damaged, load
-from invoke_retry.backends.nats.store import Store
-from invoke_retry.errors import BackendError, InvocationNotFound
+from invoke_retry.backends.nats.store import Store, unknown
+from invoke_retry.errors import BackendError
 from invoke_retry.models import State
 from invoke_retry.record import Record
 
@@ -142,7 +142,7 @@ class Looking:
         if query.after is not None:
             found = await self._store.newest(query.after)
             if found is None:
-                raise InvocationNotFound(f"no invocation has the cid {query.after!r}")
+                raise unknown(query.after)
             after = found.record
         records = await self._read(*_filters(base, query.state))
         records.sort(key=_age, reverse=True)

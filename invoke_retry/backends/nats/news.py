@@ -10,7 +10,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
-from invoke_retry.backends.nats.connection import ApiError, Connection, Message, answered
+from invoke_retry.backends.nats.client import ApiError, Message, answered
+from invoke_retry.backends.nats.connection import Connection
 from invoke_retry.backends.nats.layout import Layout, token
 from invoke_retry.backends.nats.looking import Looking
 from invoke_retry.errors import BackendError

@@ -15,16 +15,13 @@ from typing import NamedTuple, TypeVar
 
 import anyio
 
-from invoke_retry.backends.nats.connection import (
-    ApiError,
-    Connection,
-    Unreachable,
-    answered,
-)
+from invoke_retry.backends.nats.client import ApiError, Unreachable, answered
+from invoke_retry.backends.nats.connection import Connection
 from invoke_retry.backends.nats.layout import Layout, Place, place_of, token
 from invoke_retry.backends.nats.state import Found, Unreadable, dump_within, load
 from invoke_retry.clock import Clock
-from invoke_retry.errors import BackendError
+from invoke_retry.correlation import CorrelationId
+from invoke_retry.errors import BackendError, InvocationNotFound
 from invoke_retry.record import Record
 
 _NOT_THE_NEWEST, _IN_PROCESS, _NO_MESSAGE = 10071, 10164, 10037
@@ -211,3 +208,20 @@ class Store:
         """Take away what a write has left standing: what is due or over is no schedule."""
         if place_of(previous.subject) in ("due", "end"):
             await self.remove(previous.sequence)
+
+
+def is_cid(cid: object) -> bool:
+    """Whether it can be one; what is none must not get into a subject."""
+    try:
+        CorrelationId(cid)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def unknown(cid: object) -> InvocationNotFound:
+    """The error that says so."""
+    return InvocationNotFound(
+        f"no invocation has the cid {cid!r}; it never was accepted here, or was pruned after its "
+        "retention"
+    )

@@ -8,12 +8,15 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final
 
-from invoke_retry.backends.nats.connection import ApiError, Connection, Unreachable
+from invoke_retry.backends.nats.client import ApiError, Unreachable
+from invoke_retry.backends.nats.connection import Connection
 from invoke_retry.backends.nats.layout import Layout, token
+from invoke_retry.clock import Clock
 from invoke_retry.errors import BackendError
 
 OLDEST: Final = (2, 14)
 _TRIES = 4
+_CLOCK_SAMPLES = 3
 _NANO = 1_000_000_000
 _STREAM_MISSING, _CONSUMER_MISSING = 10059, 10014
 
@@ -138,3 +141,14 @@ class Stream:
         told = await self._connection.api(f"STREAM.INFO.{self.name}")
         text = re.sub(r"(\.\d{6})\d*", r"\1", str(told["ts"])).replace("Z", "+00:00")
         return datetime.fromisoformat(text).timestamp()
+
+    async def shift(self, clock: Clock) -> float:
+        """By how much the server's clock is ahead of *clock*'s monotonic time."""
+        best, shift = float("inf"), 0.0
+        for _ in range(_CLOCK_SAMPLES):
+            before = clock.monotonic()
+            utc = await self.clock()
+            after = clock.monotonic()
+            if after - before < best:  # the quickest answer is the most exact one
+                best, shift = after - before, utc - (before + after) / 2
+        return shift

@@ -15,7 +15,7 @@ from typing import Final
 from invoke_retry import machine
 from invoke_retry.backends.base import Runner
 from invoke_retry.backends.nats.claiming import Spoilt
-from invoke_retry.backends.nats.connection import Message, answered
+from invoke_retry.backends.nats.client import Message, answered
 from invoke_retry.backends.nats.layout import place_of
 from invoke_retry.backends.nats.looking import Looking
 from invoke_retry.backends.nats.state import Found, Unreadable, load

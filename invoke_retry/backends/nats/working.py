@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
 
 import anyio
 
 from invoke_retry import machine
 from invoke_retry.backends.base import Runner
 from invoke_retry.backends.nats.beginning import Ended, StreamClaim, begin
+from invoke_retry.backends.nats.chores import Chores
 from invoke_retry.backends.nats.claiming import ACK, Claiming, Lease
 from invoke_retry.backends.nats.looking import Looking
 from invoke_retry.backends.nats.news import News
@@ -30,7 +30,7 @@ class Working:
     """What is due, for one runner.
 
     Args:
-        do: Has something done in a task.
+        chores: What is done in tasks, and who is told that it fails.
         ended: Called with what has got an outcome without being run.
     """
 
@@ -43,7 +43,7 @@ class Working:
         runner: Runner,
         lease: float,
         *,
-        do: Callable[[Coroutine[Any, Any, None]], None],
+        chores: Chores,
         ended: Callable[[Record, Written], None],
     ) -> None:
         self._store = store
@@ -52,7 +52,7 @@ class Working:
         self._looking = looking
         self._runner = runner
         self._lease = lease
-        self._do = do
+        self._chores = chores
         self._ended = ended
         self._is_paused = False
         self._ticker: asyncio.Task[None] | None = None
@@ -61,9 +61,9 @@ class Working:
         self._claiming = Claiming(
             store,
             runner,
-            do=do,
-            begin=lambda lease: do(self._begin(lease)),
-            spoilt=lambda spoilt: do(self._upkeep.park_spoilt(spoilt)),
+            do=chores.do,
+            begin=lambda lease: chores.do(self._begin(lease)),
+            spoilt=lambda spoilt: chores.do(self._upkeep.park_spoilt(spoilt)),
         )
 
     async def open(self) -> None:
@@ -74,7 +74,7 @@ class Working:
         """
         await self._claiming.open()
         await self._news.on_taken_away(self._on_taken_away)
-        await self._news.on_paused(lambda: self._do(self.heed_paused()))
+        await self._news.on_paused(lambda: self._chores.do(self.heed_paused()))
         await self.heed_paused()
         await self._serve_new()
         await self._upkeep.say_alive(self._claiming.served)
@@ -107,7 +107,7 @@ class Working:
         self._claiming.forget_asked()
         self._claiming.wake()
         if not self._is_paused:
-            self._do(self.heed_paused())
+            self._chores.do(self.heed_paused())
 
     async def heed_paused(self) -> None:
         """Hold back the services that are paused."""
@@ -150,7 +150,7 @@ class Working:
             except BackendError as error:
                 if self._is_paused:
                     raise
-                self._runner.failing(error)
+                self._chores.trouble(error)
             await anyio.sleep(_PAUSE_SECONDS)
 
     def pass_on(self, before: Record, after: Record) -> None:
@@ -210,8 +210,10 @@ class Working:
                 await self._upkeep.tick(self._claiming.served, ticks)
                 if self._looking.ended:
                     await self._looking.add_totals()
+                if self._store.connection.is_connected:
+                    self._chores.well()
             except BackendError as error:
-                self._runner.failing(error)
+                self._chores.trouble(error)
             except Exception as error:
                 self._runner.fail(error)
                 raise
