@@ -24,6 +24,7 @@ from invoke_retry.models import State
 from invoke_retry.record import Record
 
 MOST_READ: Final = 10_000
+_MOST_EXACT = 2_000
 _PAGE = 1_000
 _PLACES = ("due", "at", "run", "park", "end")
 _FINAL: Final[tuple[State, ...]] = ("succeeded", "failed", "cancelled", "dead")
@@ -67,7 +68,7 @@ class Looking:
         """How many records are in each state, and of those that are forgotten, were at the end."""
         base = self._layout.base
         total = sum([await self.count(f"{base}.{place}.>") for place in _PLACES])
-        present = await (self._exact() if total <= MOST_READ else self._roughly())
+        present = await (self._exact() if total <= _MOST_EXACT else self._roughly())
         totals = await self.add_totals()
         counts: dict[State, int] = dict.fromkeys(get_args(State), 0)
         counts.update({state: max(0, present[state]) for state in counts})
@@ -76,7 +77,7 @@ class Looking:
 
     async def _exact(self) -> Counter[str]:
         # in one go, by number: what is moved meanwhile is met again
-        records = await self._newest_of((f"{self._layout.base}.>",), 2 * MOST_READ)
+        records = await self._newest_of((f"{self._layout.base}.>",), 2 * _MOST_EXACT)
         return Counter(str(record.state) for record in records)
 
     async def _roughly(self) -> Counter[str]:
