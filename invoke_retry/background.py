@@ -49,7 +49,7 @@ class Background:
         self.slots = slots = work.slots
         self.services: Collection[str] = work.services
         self.room, self.room_for = slots.room, slots.room_for
-        self.take, self.give = slots.take, slots.give
+        self.limit, self.take, self.give = slots.limit_of, slots.take, slots.give
         self._inbox: deque[Claim] = deque()
         self._workers: set[asyncio.Task[None]] = set()
         self._has_spare_worker = False

@@ -55,6 +55,11 @@ class Slots:
             room = min(room, self._troubled_limit - held)
         return max(0, room)
 
+    def limit_of(self, service: str) -> int | None:
+        """How many of the service may run at most; None without a limit of its own."""
+        known = self._services.find(service)
+        return None if known is None else known.max_running
+
     def take(self, service: str) -> bool:
         """Take a slot for the service, if it may have one."""
         if self.room_for(service) <= 0:

@@ -10,12 +10,14 @@ from invoke_retry.backends.base import Backend, Finding, Query, Runner, without_
 from invoke_retry.backends.memory import MemoryBackend
 
 if TYPE_CHECKING:
+    from invoke_retry.backends.nats import NATSBackend
     from invoke_retry.backends.sqlite import SQLiteBackend
 
 __all__ = [
     "Backend",
     "Finding",
     "MemoryBackend",
+    "NATSBackend",
     "Query",
     "Runner",
     "SQLiteBackend",
@@ -30,7 +32,7 @@ _COMMON: _Options = {
     "dead_retention": float,
     "park_for": float,
 }
-_EXPECTED = "expected memory://, sqlite:///path, or a Backend"
+_EXPECTED = "expected memory://, sqlite:///path, nats://host:port/stream, or a Backend"
 
 
 def __getattr__(name: str) -> Any:
@@ -39,6 +41,10 @@ def __getattr__(name: str) -> Any:
         from invoke_retry.backends.sqlite import SQLiteBackend  # noqa: PLC0415
 
         return SQLiteBackend
+    if name == "NATSBackend":
+        from invoke_retry.backends.nats import NATSBackend  # noqa: PLC0415
+
+        return NATSBackend
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -82,13 +88,29 @@ def _sqlite(url: str, parts: SplitResult) -> Backend:
     return SQLiteBackend(path, **_options(url, parts.query, options))
 
 
+def _nats(url: str, parts: SplitResult) -> Backend:
+    from invoke_retry.backends.nats import NATSBackend  # noqa: PLC0415
+
+    options: _Options = {
+        **_COMMON, "lease": float, "replicas": int, "creds": str, "tls_ca": str, "tls_cert": str,
+        "tls_key": str,
+    }  # fmt: skip
+    server = parts._replace(query="").geturl()
+    return NATSBackend(server, **_options(url, parts.query, options))
+
+
 def _yes(text: str) -> bool:
     if text not in ("true", "false"):
         raise ValueError
     return text == "true"
 
 
-_MAKERS: dict[str, Callable[[str, SplitResult], Backend]] = {"memory": _memory, "sqlite": _sqlite}
+_MAKERS: dict[str, Callable[[str, SplitResult], Backend]] = {
+    "memory": _memory,
+    "sqlite": _sqlite,
+    "nats": _nats,
+    "tls": _nats,
+}
 
 
 def _options(url: str, query: str, known: _Options) -> dict[str, Any]:

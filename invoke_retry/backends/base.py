@@ -71,6 +71,10 @@ class Runner(Protocol):
         """How many of the service may."""
         ...
 
+    def limit(self, service: str) -> int | None:
+        """Its `max_running`: how many of the service may run at most, where that is limited."""
+        ...
+
     def take(self, service: str) -> bool:
         """Take a slot for the service if there is one; it is for `start`, or to `give` back."""
         ...

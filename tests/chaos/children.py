@@ -38,10 +38,12 @@ class Child:
         options: Of `serve.serve`.
     """
 
+    program = _SERVE
+
     def __init__(self, folder: Path, journal: Journal, **options: Any) -> None:
         self._journal = journal
         self._process = subprocess.Popen(
-            [sys.executable, "-m", _SERVE, str(folder), json.dumps(options)],
+            [sys.executable, "-m", self.program, str(folder), json.dumps(options)],
             env=environment(), stdin=subprocess.DEVNULL,
         )  # fmt: skip
         self.pid = self._process.pid
@@ -64,8 +66,7 @@ class Child:
     async def pause(self, lock: Path) -> None:
         """Stop it where it does not hold the lock of the store: then all would wait for it."""
         while True:
-            self.send(signal.SIGSTOP)
-            await until(self._is_stopped)
+            await self.freeze()
             with lock.open() as file:
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -73,6 +74,11 @@ class Child:
                 except BlockingIOError:
                     self.resume()
             await anyio.sleep(0.01)
+
+    async def freeze(self) -> None:
+        """Stop it wherever it is."""
+        self.send(signal.SIGSTOP)
+        await until(self._is_stopped)
 
     def _is_stopped(self) -> bool:
         return os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT) is not None

@@ -37,6 +37,7 @@ GOOD = (
     Line("ended", 7, 1.2, "K1", 1, "ok"),
     Line("told", 7, 1.3, "K1", 1, OUTCOME),
 )
+DOWN, UP = (Line(kind, 6, 0.1, "", 0, "") for kind in ("down", "up"))
 
 
 @pytest.mark.parametrize(
@@ -47,6 +48,12 @@ GOOD = (
         ((*GOOD, Line("seen", 7, 2.0, "K1", 0, '{"ok": false, "attempts": 1}')), "flipped"),
         ((*GOOD, Line("told", 8, 2.0, "K1", 2, OUTCOME)), "callbacks repeated without a death"),
         ((*GOOD, Line("killed", 6, 1.4, "", 7, ""), Line("told", 8, 2.0, "K1", 2, OUTCOME)), None),
+        ((*GOOD, Line("paused", 6, 1.2, "", 7, ""), Line("told", 8, 2.0, "K1", 2, OUTCOME)), None),
+        ((DOWN, UP, *GOOD, Line("told", 8, 2.0, "K1", 2, OUTCOME)), None),
+        (
+            (*GOOD, Line("paused", 6, 1.2, "", 8, ""), Line("told", 8, 2.0, "K1", 2, OUTCOME)),
+            "callbacks repeated without a death",
+        ),
         ((*GOOD, Line("told", 7, 2.0, "K1", 2, OUTCOME + " ")), "other content"),
         ((*GOOD, Line("began", 8, 2.0, "K1", 1, "")), "attempts made twice"),
         ((*GOOD, Line("began", 8, 2.0, "K1", 2, "")), "attempts after the outcome"),
