@@ -59,8 +59,9 @@ async def test_who_was_superseded_leaves_the_lease_to_who_has_it_now(url: str) -
     async with InvokeRetry(services, backend=backend) as retry:
         cid = await retry.invoke_async("work", 1, repeats=3, seconds=0)
         await began.wait()
-        other = Store(backend._connection, backend._layout, retry.clock)
-        other.shift = backend._store.shift
+        first: Store = getattr(backend, "_store")
+        other = Store(first.connection, first.layout, retry.clock)
+        other.shift = first.shift
         found = await other.newest(cid)
         assert found is not None
         machine.take_over(found.record)
