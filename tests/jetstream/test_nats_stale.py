@@ -1,0 +1,73 @@
+"""A lease is acknowledged, and its message so removed, only if a newer one has been seen."""
+
+import asyncio
+
+import pytest
+
+from invoke_retry import InvokeRetry, ServiceRegistry, current_call, machine
+from invoke_retry.backends.nats import NATSBackend
+from invoke_retry.backends.nats.store import Store, Written
+from invoke_retry.record import Record
+
+
+async def test_a_claim_that_is_refused_though_nothing_is_newer(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a loaded cluster has done: twice, within 15 ms of a schedule's message."""
+    write, refused = Store.write, list[str]()
+
+    async def refusing(
+        store: Store,
+        record: Record,
+        op: str,
+        previous: str | None,
+        sequence: int,
+        lease: int | None = None,
+    ) -> Written | None:
+        if record.state == "running" and len(refused) < 2:
+            refused.append(op)
+            return None
+        return await write(store, record, op, previous, sequence, lease)
+
+    monkeypatch.setattr(Store, "write", refusing)
+    services = ServiceRegistry()
+
+    @services.service()
+    async def work(number: int) -> int:
+        return number + 1
+
+    async with InvokeRetry(services, backend=f"{url}?lease=1") as retry:
+        cid = await retry.invoke_async("work", 1, repeats=0, seconds=0)
+        outcome = await retry.wait(cid, timeout=20)
+    assert len(refused) == 2
+    assert (outcome.ok, outcome.response, outcome.attempts) == (True, 2, 1)
+
+
+async def test_who_was_superseded_leaves_the_lease_to_who_has_it_now(url: str) -> None:
+    """It was paused; another one took over by the same message, and died at once."""
+    began, go_on = asyncio.Event(), asyncio.Event()
+    services = ServiceRegistry()
+
+    @services.service()
+    async def work(number: int) -> int:
+        if current_call().attempt == 1:
+            began.set()
+            await go_on.wait()
+        return number + 1
+
+    backend = NATSBackend(url, lease=1)
+    async with InvokeRetry(services, backend=backend) as retry:
+        cid = await retry.invoke_async("work", 1, repeats=3, seconds=0)
+        await began.wait()
+        first: Store = getattr(backend, "_store")
+        other = Store(first.connection, first.layout, retry.clock)
+        other.shift = first.shift
+        found = await other.newest(cid)
+        assert found is not None
+        machine.take_over(found.record)
+        assert await other.write(
+            found.record, other.new_op(), found.subject, found.sequence, found.lease
+        )
+        go_on.set()  # the first one reports, and is refused
+        outcome = await retry.wait(cid, timeout=20)
+    assert (outcome.ok, outcome.attempts) == (True, 2)
