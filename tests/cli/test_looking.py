@@ -240,9 +240,15 @@ def test_help_names_every_command() -> None:
     assert "INVOKE_RETRY_STORE" in done.out
 
 
-def test_completion_can_be_had() -> None:
-    done = run_outside("--show-completion", "bash")
-    assert (done.code, "invoke-retry" in done.out or "_TYPER_COMPLETE" in done.out) == (0, True)
+def test_the_shell_completes_commands_and_states() -> None:
+    def completed(words: str, number: int) -> list[str]:
+        asked = {"COMP_WORDS": words, "COMP_CWORD": str(number)}
+        done = run_outside(**asked, _INVOKE_RETRY_COMPLETE="complete_bash")
+        assert (done.code, done.err) == (0, "")
+        return done.out.split()
+
+    assert completed("invoke-retry re", 1) == ["redeliver", "resubmit", "resume"]
+    assert completed("invoke-retry list --state wait", 3) == ["waiting"]
 
 
 async def test_looking_at_a_store_on_which_a_process_works(path: Path) -> None:
