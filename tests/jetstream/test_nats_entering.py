@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import sys
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from importlib import import_module
@@ -199,3 +200,19 @@ async def test_nothing_secret_is_shown(
             await retry.invoke_async("echo", 1, repeats=0, seconds=0)
     shown = f"{caught.value!r} {caught.value} {backend!r} {backend.problem} {caplog.text}"
     assert SECRET not in shown
+
+
+async def test_without_nats_py_the_extra_is_named() -> None:
+    code = (
+        "import sys; sys.modules['nats'] = None; from invoke_retry import InvokeRetry, "
+        "ServiceRegistry; InvokeRetry(ServiceRegistry(), backend='nats://127.0.0.1/x')"
+    )
+    run = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, stderr=asyncio.subprocess.PIPE
+    )
+    _, told = await run.communicate()
+    assert (
+        told.decode()
+        .strip()
+        .endswith("ImportError: the NATS backend needs nats-py: pip install 'invoke-retry[nats]'")
+    )

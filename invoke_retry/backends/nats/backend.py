@@ -372,7 +372,7 @@ class NATSBackend(Backend):
         return await self._looking.search(query)
 
     async def counts(self) -> dict[State, int]:
-        """Exact up to 10,000 messages in the stream, else each state is counted a moment later.
+        """Exact up to 2,000 messages in the stream, else each state is counted a moment later.
 
         What was pruned is counted by what processes have told, once a second: of one that is
         killed, the last second is missing.

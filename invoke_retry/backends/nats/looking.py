@@ -11,7 +11,7 @@ import asyncio
 import base64
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, get_args
 
 from invoke_retry.backends.base import Query
@@ -24,6 +24,7 @@ from invoke_retry.models import State
 from invoke_retry.record import Record
 
 MOST_READ: Final = 10_000
+_MOST_EXACT = 2_000
 _PAGE = 1_000
 _PLACES = ("due", "at", "run", "park", "end")
 _FINAL: Final[tuple[State, ...]] = ("succeeded", "failed", "cancelled", "dead")
@@ -67,7 +68,7 @@ class Looking:
         """How many records are in each state, and of those that are forgotten, were at the end."""
         base = self._layout.base
         total = sum([await self.count(f"{base}.{place}.>") for place in _PLACES])
-        present = await (self._exact() if total <= MOST_READ else self._roughly())
+        present = await (self._exact() if total <= _MOST_EXACT else self._roughly())
         totals = await self.add_totals()
         counts: dict[State, int] = dict.fromkeys(get_args(State), 0)
         counts.update({state: max(0, present[state]) for state in counts})
@@ -75,7 +76,8 @@ class Looking:
         return counts
 
     async def _exact(self) -> Counter[str]:
-        records = await self._read(f"{self._layout.base}.>")
+        # in one go, by number: what is moved meanwhile is met again
+        records = await self._newest_of((f"{self._layout.base}.>",), 2 * _MOST_EXACT)
         return Counter(str(record.state) for record in records)
 
     async def _roughly(self) -> Counter[str]:
@@ -164,17 +166,20 @@ class Looking:
                 f"state: at most {MOST_READ:,} are read; ask with another state= (dead, failed, "
                 "parked), ask get(cid) for one of them, or counts() for how many there are"
             )
+        return await self._newest_of(filters, MOST_READ)
+
+    async def _newest_of(self, filters: Iterable[str], limit: int) -> list[Record]:
         newest: dict[str, Found] = {}
         for where in filters:
-            for found in await self._load(where):
+            for found in await self._load(where, limit):
                 known = newest.get(found.record.cid)
                 if known is None or known.sequence < found.sequence:
                     newest[found.record.cid] = found
         return [found.record for found in newest.values()]
 
-    async def _load(self, where: str) -> list[Found]:
+    async def _load(self, where: str, limit: int = MOST_READ) -> list[Found]:
         found: list[Found] = []
-        for message in await self.messages(where, MOST_READ):
+        for message in await self.messages(where, limit):
             headers = message.headers or {}
             subject = headers.get("Nats-Subject", "")
             if len(subject.split(".")) < 5 or place_of(subject) not in _PLACES:
