@@ -1,6 +1,6 @@
 """A stream on a NATS server: how much it accepts and runs, beside docket on Valkey.
 
-    python -m benchmarks.nats process URL SECONDS
+    python -m benchmarks.nats work URL
 
 is one of the processes that share a stream.
 """
@@ -19,6 +19,8 @@ from datetime import timedelta
 from importlib import import_module
 from typing import Any
 
+import anyio
+
 from benchmarks.background import CONTEXT, PAYLOAD, Inbox, deliver
 from benchmarks.report import Budget, Row
 from benchmarks.sqlite import IN_FLIGHT, Places, in_flight, submit
@@ -27,7 +29,7 @@ from invoke_retry.testing.nats_server import NatsServer
 
 NUMBER = 4_000
 PEER_NUMBER = 1_000  # in a round it takes as long as we do with more
-PROCESS_SECONDS = 4.0
+SERVICES = 3
 A_YEAR = 365 * 86_400
 _MIB = 2**20
 
@@ -90,10 +92,12 @@ async def run_by_docket() -> float:
                 jobs, concurrency=IN_FLIGHT, minimum_check_interval=tick, scheduling_resolution=tick
             ) as worker:
                 running = asyncio.create_task(worker.run_forever())
+                adding = asyncio.Semaphore(IN_FLIGHT // 2)  # it has not enough connections for all
 
                 async def one() -> None:
                     await inbox.free.acquire()
-                    await jobs.add(deliver_and_take)(PAYLOAD)
+                    async with adding:
+                        await jobs.add(deliver_and_take)(PAYLOAD)
 
                 began = time.perf_counter()
                 await in_flight(PEER_NUMBER, one)
@@ -114,35 +118,51 @@ async def rates(cases: dict[str, Rate], rounds: int) -> dict[str, list[float]]:
 
 
 def together(processes: int) -> float:
-    """Callbacks a second of so many processes on one stream."""
+    """Callbacks a second of so many processes that find a stream full of what is due."""
     with NatsServer() as server:
         url = server.url_of("shared")
-        command = [sys.executable, "-m", "benchmarks.nats", "process", url, str(PROCESS_SECONDS)]
-        running = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(processes)]
-        return sum(float(process.communicate()[0]) for process in running)
+        asyncio.run(fill(url))
+        command = [sys.executable, "-m", "benchmarks.nats", "work", url]
+        running = [
+            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            for _ in range(processes)
+        ]
+        for process in running:
+            assert process.stdout is not None
+            process.stdout.readline()  # it has imported all that it needs
+        began = time.perf_counter()
+        for process in running:
+            assert process.stdin is not None
+            process.stdin.write(b"go\n")
+            process.stdin.flush()
+        while is_left(server):
+            time.sleep(0.02)
+        took = time.perf_counter() - began
+        for process in running:
+            process.communicate()
+    return NUMBER / took
 
 
-async def busy(url: str, seconds: float) -> float:
-    """One of several processes: accept, and run what is due, whoever has accepted it."""
+async def fill(url: str) -> None:
+    async with coordinator(url, Inbox(), work=False) as retry:
+        await in_flight(NUMBER, lambda: submit(retry))
+
+
+def is_left(server: NatsServer) -> bool:
+    """Whether a consumer has something to hand out, or waits for what it has."""
+    (account,) = server.monitor("/jsz?consumers=1")["account_details"]
+    consumers = account["stream_detail"][0].get("consumer_detail", ())
+    return len(consumers) < SERVICES or any(
+        each["num_pending"] or each["num_ack_pending"] for each in consumers
+    )
+
+
+async def work(url: str) -> None:
+    """Run what is due until the other side has seen enough, and closes our input."""
     inbox = Inbox()
     inbox.expected = sys.maxsize
-    async with coordinator(url, inbox) as retry:
-        began = time.perf_counter()
-
-        async def caller() -> None:
-            while time.perf_counter() < began + seconds:
-                await retry.wait(await invoke(retry), timeout=30)
-
-        async with asyncio.TaskGroup() as group:
-            for _ in range(IN_FLIGHT):
-                group.create_task(caller())
-        return (sys.maxsize - inbox.expected) / (time.perf_counter() - began)
-
-
-async def invoke(retry: InvokeRetry) -> str:
-    return await retry.invoke_async(
-        "deliver", PAYLOAD, repeats=3, seconds=1, callback="take", context=CONTEXT
-    )
+    async with coordinator(url, inbox):
+        await anyio.to_thread.run_sync(sys.stdin.read)
 
 
 async def waiting(number: int) -> list[Row]:
@@ -159,7 +179,7 @@ async def waiting(number: int) -> list[Row]:
 
             rate = await in_flight(number, one)
         grown = server.monitor("/varz")["mem"] - before
-        stored = server.monitor("/jsz")["store"]
+        stored = server.monitor("/jsz")["storage"]
         server.stop()
         began = time.perf_counter()
         server.start()
@@ -204,7 +224,7 @@ def nats(rounds: int, number: int) -> list[Row]:
         Row("    accept", medians["accepted"], "/s"),
         Row("    accept to callback, sync_interval: always", synced, "/s"),
         *(
-            Row(f"    callbacks of {processes} processes on one stream", together(processes), "/s")
+            Row(f"    what is due, to callback: {processes} workers", together(processes), "/s")
             for processes in (1, 2, 4)
         ),
         *asyncio.run(waiting(number)),
@@ -212,10 +232,12 @@ def nats(rounds: int, number: int) -> list[Row]:
     return rows
 
 
-def main(what: str, url: str, seconds: str) -> None:
-    assert what == "process", what
+def main(what: str, url: str) -> None:
+    assert what == "work", what
     logging.disable(logging.CRITICAL)
-    print(asyncio.run(busy(url, float(seconds))))
+    print("ready", flush=True)
+    sys.stdin.readline()
+    asyncio.run(work(url))
 
 
 if __name__ == "__main__":

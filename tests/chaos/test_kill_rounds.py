@@ -37,6 +37,10 @@ GOOD = (
     Line("ended", 7, 1.2, "K1", 1, "ok"),
     Line("told", 7, 1.3, "K1", 1, OUTCOME),
 )
+CANCELLED = (
+    Line("accepted", 7, 1.0, "K1", 0, ""),
+    Line("told", 7, 1.3, "K1", 1, '{"ok": false, "attempts": 1, "reason": "cancelled"}'),
+)
 DOWN, UP = (Line(kind, 6, 0.1, "", 0, "") for kind in ("down", "up"))
 
 
@@ -57,6 +61,8 @@ DOWN, UP = (Line(kind, 6, 0.1, "", 0, "") for kind in ("down", "up"))
         ((*GOOD, Line("told", 7, 2.0, "K1", 2, OUTCOME + " ")), "other content"),
         ((*GOOD, Line("began", 8, 2.0, "K1", 1, "")), "attempts made twice"),
         ((*GOOD, Line("began", 8, 2.0, "K1", 2, "")), "attempts after the outcome"),
+        ((*CANCELLED, Line("began", 8, 2.0, "K1", 1, "")), None),
+        ((*CANCELLED, Line("began", 8, 2.0, "K1", 2, "")), "attempts after the outcome"),
         ((*GOOD, Line("began", 8, 1.15, "K1", 2, "")), "attempts overlap"),
         ((*GOOD, Line("began", 8, 1.25, "K1", 6, "")), "too many attempts"),
         ((*GOOD, Line("error", 8, 2.0, "", 0, "why")), "errors"),

@@ -71,3 +71,38 @@ async def test_who_was_superseded_leaves_the_lease_to_who_has_it_now(url: str) -
         go_on.set()  # the first one reports, and is refused
         outcome = await retry.wait(cid, timeout=20)
     assert (outcome.ok, outcome.attempts) == (True, 2)
+
+
+async def test_what_cannot_be_parked_is_kept(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    write, refused = Store.write, list[str]()
+
+    async def refusing(
+        store: Store,
+        record: Record,
+        op: str,
+        previous: str | None,
+        sequence: int,
+        lease: int | None = None,
+    ) -> Written | None:
+        if record.state == "parked" and not refused:
+            refused.append(op)
+            return None
+        return await write(store, record, op, previous, sequence, lease)
+
+    monkeypatch.setattr(Store, "write", refusing)
+    services, others = ServiceRegistry(), ServiceRegistry()
+
+    @services.service()
+    async def work() -> None:
+        pass
+
+    @others.service()
+    async def another() -> None:
+        pass
+
+    async with InvokeRetry(services, backend=url, work=False) as caller:
+        cid = await caller.invoke_async("work", repeats=0, seconds=0)
+        async with InvokeRetry(others, backend=url), asyncio.timeout(30):
+            while (await caller.get(cid)).state != "parked":  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+    assert refused

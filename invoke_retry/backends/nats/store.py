@@ -174,14 +174,16 @@ class Store:
         data = base64.b64decode(message.get("data", ""))
         return data, str(message["subject"]), int(message["seq"])
 
-    async def put(self, subject: str, cid: str, body: bytes, sequence: int) -> None:
-        """Write a body as it is after the message that is its record's newest one."""
+    async def put(self, subject: str, cid: str, body: bytes, sequence: int) -> bool:
+        """Write a body as it is after the message that is its record's newest one, if it is."""
         place = self.layout.guarded(Place(subject, {}), cid, None, sequence)
         try:
             answered(await self.connection.request(place.subject, body, place.headers))
+            return True
         except ApiError as error:
             if error.err_code != _NOT_THE_NEWEST:
                 raise
+            return False
 
     async def last_sequence(self) -> int:
         """The number of the message that was written last."""

@@ -108,7 +108,7 @@ class Upkeep:
         written = await self._store.write(
             record, self._store.new_op(), found.subject, found.sequence
         )
-        if written is None and await self._is_held(found):
+        if written is None and not await self._is_past(found):
             return
         if written is None or written.subject != found.subject:
             await self._store.remove(found.sequence)
@@ -119,13 +119,17 @@ class Upkeep:
                 "parked", "%s is parked (no process has it): %s", service, record.cid
             )
 
-    async def _is_held(self, found: Found) -> bool:
-        """Whether it is the lease of somebody; else it is not the newest, and of no use."""
+    async def _is_past(self, found: Found) -> bool:
+        """Whether the record was seen to have gone on, and is held by that message no longer."""
         try:
             newest = await self._store.newest(found.record.cid)
         except Unreadable:
             return False
-        return newest is not None and newest.lease == found.sequence
+        return (
+            newest is not None
+            and newest.sequence > found.sequence
+            and newest.lease != found.sequence
+        )
 
     async def _unpark(self, service: str) -> None:
         where = self._store.layout.parked_for(service)
@@ -159,7 +163,9 @@ class Upkeep:
         self._runner.notable("spoilt", text, subject[3], spoilt.because)
         if place_of(spoilt.subject) == "due":
             subject[2] = "park"
-            await self._store.put(".".join(subject), subject[3], spoilt.data, spoilt.sequence)
+            where = ".".join(subject)
+            if not await self._store.put(where, subject[3], spoilt.data, spoilt.sequence):
+                return  # it comes again
         await self._store.remove(spoilt.sequence)
 
 
