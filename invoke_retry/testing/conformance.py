@@ -305,7 +305,7 @@ class BackendConformance:
 
     async def test_a_deadline_ends_what_waits_and_what_runs(self) -> None:
         stage = Stage()
-        policy = RetryPolicy(repeats=9, seconds=0, deadline=3 * TICK)
+        policy = RetryPolicy(repeats=9, seconds=0, deadline=20 * TICK)
         async with self.make_retry(stage, max_running=1) as retry:
             runs = await retry.invoke_async("hold", 1, policy=policy)
             queues = await retry.invoke_async("hold", 2, policy=policy)
