@@ -1,5 +1,6 @@
 """The command `invoke-retry`: sees into a store, and decides over what is in it."""
 
+import signal
 import sys
 
 
@@ -8,6 +9,9 @@ def main() -> None:
 
     Without the extra `cli` it ends with a line that says how to install it.
     """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        # while this is loaded there is nothing to clean up, and nothing to say; see `interruptible`
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         from invoke_retry.cli.app import app  # noqa: PLC0415
         from invoke_retry.cli.encoding import accept_every_character  # noqa: PLC0415

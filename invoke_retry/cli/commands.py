@@ -7,13 +7,16 @@ import signal
 import sys
 from collections.abc import Callable, Coroutine
 from functools import wraps
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, TextIO
 
 import typer
+from rich.console import Console
 from rich.prompt import Confirm
+from rich.text import TextType
 
 from invoke_retry.cli.errors import CommandError, ExitCode, command_error
 from invoke_retry.cli.output import console_on, print_error
+from invoke_retry.cli.signals import interruptible, wait_for_input
 from invoke_retry.cli.streams import discard_output
 
 P = ParamSpec("P")
@@ -45,9 +48,13 @@ def command(
 
 def _run(name: str, work: Coroutine[Any, Any, int | None], as_json: bool) -> int:
     try:
-        code = asyncio.run(work)
-        sys.stdout.flush()
+        with interruptible():
+            code = asyncio.run(work)
+            sys.stdout.flush()
     except KeyboardInterrupt:
+        if as_json:
+            told = CommandError("Ctrl-C has ended it", ExitCode.INTERRUPTED)
+            print_error(name, told, as_json=True)
         return ExitCode.INTERRUPTED
     except BrokenPipeError:  # the reader has seen enough: `invoke-retry list | head`
         discard_output()
@@ -59,6 +66,16 @@ def _run(name: str, work: Coroutine[Any, Any, int | None], as_json: bool) -> int
         print_error(name, known, as_json=as_json)
         return known.code
     return code or ExitCode.DONE
+
+
+class _Question(Confirm):
+    @classmethod
+    def get_input(
+        cls, console: Console, prompt: TextType, password: bool, stream: TextIO | None = None
+    ) -> str:
+        console.print(prompt, end="")
+        wait_for_input()
+        return super().get_input(console, "", password, stream)
 
 
 def confirmed(question: str, *, yes: bool) -> None:
@@ -74,7 +91,7 @@ def confirmed(question: str, *, yes: bool) -> None:
     # the loop would not hear Ctrl-C while the question waits for its answer
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        is_yes = Confirm.ask(question, console=console_on(sys.stderr), default=False)
+        is_yes = _Question.ask(question, console=console_on(sys.stderr), default=False)
     except EOFError:
         is_yes = False
     finally:

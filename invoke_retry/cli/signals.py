@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import signal
 import sys
 import threading
@@ -49,6 +50,37 @@ def caught(
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def interruptible() -> Generator[None]:
+    """Have Ctrl-C raise KeyboardInterrupt, as long as the block lasts; else it ends the process."""
+    is_deadly = signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+    if is_deadly:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        if is_deadly:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def wait_for_input() -> None:
+    """Wait until standard input has a line, or has ended; Ctrl-C ends the wait, whenever it comes.
+
+    A blocking read alone misses one that comes just before it.
+    """
+    if sys.platform == "win32":  # it cannot wait for a console
+        return
+    woken, wake = os.pipe()
+    os.set_blocking(wake, False)
+    before = signal.set_wakeup_fd(wake)
+    try:
+        select.select([sys.stdin, woken], [], [])
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(wake)
+        os.close(woken)
 
 
 def end_within(seconds: float, code: int) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import re
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import typer
 from cli_help import (
     COMMAND,
     Terminal,
@@ -19,6 +23,10 @@ from cli_help import (
     told,
     varied,
 )
+from typer.testing import CliRunner
+
+from invoke_retry.cli.commands import command
+from invoke_retry.cli.options import JsonOption
 
 
 @pytest.fixture
@@ -94,7 +102,7 @@ def test_ctrl_c_at_the_question_does_nothing(path: Path) -> None:
         screen.until("cancel 1 invocation?")
         screen.signal(signal.SIGINT)
         done = screen.ended()
-    assert done.code in (1, 130)
+    assert done.code == 130
     assert "Traceback" not in done.out
     assert told("counts", store=path)["counts"]["waiting"] == 1
 
@@ -127,3 +135,44 @@ def test_hostile_text_acts_on_no_terminal(path: Path) -> None:
         for each in ("\x1b]", "\x1b[2J", "\x9b", "\u202e", "\x07", "\r["):
             assert each not in done.out
         assert "[bold red]markup[/]" in shown(done.out)
+
+
+def test_ctrl_c_while_the_command_is_loaded_says_nothing() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LOADING], capture_output=True, text=True, timeout=60, check=False,
+        env=environment(),
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
+
+
+LOADING = """
+import os, signal, sys
+
+class Finder:
+    def find_spec(self, name, path, target=None):
+        if name == "typer":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Finder())
+from invoke_retry.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize("arguments", [[], ["--json"]])
+def test_ctrl_c_is_told_as_json_where_that_is_asked_for(arguments: list[str]) -> None:
+    app = typer.Typer()
+
+    @command(app, "slow", "Panel")
+    async def slow(as_json: JsonOption = False) -> None:  # pyright: ignore[reportUnusedFunction]
+        signal.raise_signal(signal.SIGINT)
+        await asyncio.sleep(60)
+
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 130
+    if arguments:
+        told_then = json.loads(done.stdout)
+        assert (told_then["command"], told_then["ok"]) == ("slow", False)
+        assert told_then["error"]["kind"] == "interrupted"
+    else:
+        assert done.stdout == ""
