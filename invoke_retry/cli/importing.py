@@ -133,5 +133,5 @@ async def _made_by(place: str, factory: Any) -> Any:
     try:
         made = factory()
         return await made if inspect.isawaitable(made) else made
-    except Exception as error:  # it is the factory's own, and may be anything
+    except (Exception, SystemExit) as error:  # it is the factory's own, and may be anything
         _refuse(f"{place} made no coordinator", error)

@@ -24,6 +24,12 @@ def _state(text: str) -> str:
     return text
 
 
+def _name(text: str) -> str:
+    if not text.isascii() and any("\ud800" <= each <= "\udfff" for each in text):
+        raise typer.BadParameter(f"{text!r} is no valid text, and nothing is called so")
+    return text
+
+
 def _age(text: str) -> float:
     try:
         return seconds_from(text)
@@ -62,6 +68,7 @@ TargetOption = Annotated[
     typer.Option(
         "--target",
         metavar="SERVICE",
+        parser=_name,
         help="Only those of this service.",
         rich_help_panel=_FILTERS,
     ),
@@ -69,7 +76,11 @@ TargetOption = Annotated[
 SourceOption = Annotated[
     str | None,
     typer.Option(
-        "--source", metavar="NAME", help="Only those that it invoked.", rich_help_panel=_FILTERS
+        "--source",
+        metavar="NAME",
+        parser=_name,
+        help="Only those that it invoked.",
+        rich_help_panel=_FILTERS,
     ),
 ]
 ErrorTypeOption = Annotated[
@@ -77,6 +88,7 @@ ErrorTypeOption = Annotated[
     typer.Option(
         "--error-type",
         metavar="TYPE",
+        parser=_name,
         help="Only those whose latest error is of this type, e.g. ConnectionError.",
         rich_help_panel=_FILTERS,
     ),

@@ -243,12 +243,13 @@ def _seconds(seconds: float) -> str:
 
 
 def _summary(policy: RetryPolicy, steps: list[Step]) -> list[str]:
-    attempts, waits = 1 + policy.repeats, _seconds(steps[-1].at)
+    number, waits = 1 + policy.repeats, _seconds(steps[-1].at)
+    attempts = "1 attempt" if number == 1 else f"{number:,} attempts"
     if policy.jitter == "full":
         mean = _seconds(steps[-1].at / 2)
-        lines = [f"{attempts:,} attempts at most; 0 s to {waits} of waiting, {mean} on average"]
+        lines = [f"{attempts} at most; 0 s to {waits} of waiting, {mean} on average"]
     else:
-        lines = [f"{attempts:,} attempts at most; {waits} of waiting"]
+        lines = [f"{attempts} at most; {waits} of waiting"]
     if policy.deadline is not None:
         lines.append(_about_deadline(policy, policy.deadline, steps))
     end = longest(policy)

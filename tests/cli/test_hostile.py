@@ -78,6 +78,13 @@ def test_pickles_are_never_opened(path: Path) -> None:
     assert not mark.exists()
 
 
+@pytest.mark.parametrize("option", ["--target", "--source", "--error-type"])
+def test_a_filter_that_is_no_text(path: Path, option: str) -> None:
+    done = run("list", option, "caf\udce9", store=path)
+    assert done.code == 2
+    assert "is no valid text" in done.err
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(
     option=st.sampled_from(["--target", "--source", "--error-type", "--after", "--state"]),

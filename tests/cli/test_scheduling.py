@@ -174,3 +174,7 @@ def test_no_colour_where_none_is_wanted() -> None:
         done = screen.ended()
     assert "█" in done.out
     assert "\x1b[3" not in done.out
+
+
+def test_a_single_attempt_is_one() -> None:
+    assert "1 attempt at most" in run("policy", "--repeats", 0, "--seconds", 1).out

@@ -78,6 +78,9 @@ async def entered() -> InvokeRetry:
 def wants(more: int) -> InvokeRetry:
     return made()
 
+def leaves() -> InvokeRetry:
+    raise SystemExit(0)
+
 def fails() -> InvokeRetry:
     raise LookupError("no settings")
 
@@ -299,6 +302,7 @@ async def test_json_for_those_who_start_it(folder: Path) -> None:
         ("shop:note", "wants arguments"),
         ("shop:wants", "wants arguments"),
         ("shop:InvokeRetry", "wants arguments"),
+        ("shop:leaves", "made no coordinator: SystemExit: 0"),
         ("shop:fails", "made no coordinator: LookupError: no settings"),
         ("shop:asks", "was made with work=False"),
         ("shop:forgets", "waits in memory"),
@@ -326,6 +330,7 @@ def test_what_is_no_coordinator_is_told_to_people(
         "exits:retry": [str(folder / "exits.py")],
         "misses:retry": [str(folder / "misses.py")],
         "shop:fails": [str(folder / "shop.py")],
+        "shop:leaves": [str(folder / "shop.py")],
     }.get(place, [])
 
 
