@@ -134,9 +134,13 @@ def server_version(client: Client) -> str:
 
 async def closed(client: Client) -> None:
     """Let go of it, whatever it is in."""
+    subscriptions: tuple[Any, ...] = tuple(getattr(client, "_subs", {}).values())
     with suppress(Exception):
         async with asyncio.timeout(_CLOSE_SECONDS):
             await client.close()
+    for subscription in subscriptions:  # it does not come to them if the server does not answer
+        if (listening := subscription._wait_for_msgs_task) is not None:
+            listening.cancel()
     for name in ("_flusher_task", "_reading_task", "_ping_interval_task"):
         task: asyncio.Task[None] | None = getattr(client, name, None)
         if task is not None and task.done() and not task.cancelled():
