@@ -431,7 +431,8 @@ class SQLiteBackend(Backend):
             return
         record, cid = claim.record, claim.record.cid
         if not kept:
-            self._held.pop(cid, None)
+            if self._held.get(cid) == claim.token:  # else it is held here anew
+                del self._held[cid]
             return
         is_decided = record.outcome is None and after.outcome is not None
         record.become(after)
