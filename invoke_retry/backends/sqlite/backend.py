@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from invoke_retry import machine
 from invoke_retry.backends.base import (
@@ -70,6 +70,7 @@ class SQLiteBackend(Backend):
     """
 
     durable = True
+    _writer_type: ClassVar[type[Writer]] = Writer
 
     def __init__(
         self,
@@ -134,7 +135,7 @@ class SQLiteBackend(Backend):
                 "this SQLiteBackend belongs to a coordinator already; make one for each"
             )
         loop = asyncio.get_running_loop()
-        if hasattr(loop, "clock"):
+        if hasattr(loop, "clock") and self._writer_type.is_threaded:
             raise BackendError(
                 "SQLiteBackend works in a thread, which virtual time does not wait for; use "
                 "memory:// under VirtualLoop, or the usual event loop"
@@ -152,7 +153,7 @@ class SQLiteBackend(Backend):
         self._clock, self._pid = clock, os.getpid()
         self._store = Store(settings, clock, works=runner is not None)
         self._upkeep = Upkeep(self._store)
-        self._writer = Writer(
+        self._writer = self._writer_type(
             self._store,
             self._upkeep,
             clock,
