@@ -43,15 +43,17 @@ class Claim:
         token: The record's token when it was taken. If it is another now, the claim is lost.
         slot: The service whose slot the runner holds for it.
         died: What was being done for it has failed with the process that did it.
+        is_lost: Somebody else has decided over it before it was begun.
     """
 
-    __slots__ = ("died", "record", "slot", "token")
+    __slots__ = ("died", "is_lost", "record", "slot", "token")
 
     def __init__(self, record: Record) -> None:
         self.record = record
         self.token = record.token
         self.slot: str | None = None
         self.died = False
+        self.is_lost = False
 
 
 class Runner(Protocol):
