@@ -18,6 +18,7 @@ from invoke_retry.registry import ServiceRegistry
 
 ENVIRONMENT = "INVOKE_RETRY_STORE"
 _EXAMPLE = "sqlite:///retries.db"
+_LOOKED_AT = ("sqlite", "nats", "tls")  # these can be opened for looking only
 _SHORTEST = 5
 _CLOSE = 3
 _TYPOS = 4
@@ -112,9 +113,9 @@ def _backend(url: str, *, to_change: bool) -> Backend:
             "memory:// lives in its process, and nobody can see into it from outside; name a "
             f"store: --store {_EXAMPLE}"
         )
-    if scheme == "sqlite" and not to_change and "read_only=" not in url:
+    if scheme in _LOOKED_AT and not to_change and "read_only=" not in url:
         url += f"{'&' if '?' in url else '?'}read_only=true"
     try:
         return backend_from(url)
-    except ValueError as error:
+    except (ValueError, ImportError) as error:  # it needs an extra that is not installed
         raise CommandError(str(error)) from None

@@ -127,9 +127,14 @@ def is_hang_up(reason: str) -> bool:
     return "reset by peer" in reason or "EOF" in reason or "roken pipe" in reason
 
 
-def server_version(client: Client) -> str:
+def server_info(client: Client) -> dict[str, Any]:
     """What the server says of itself."""
-    return str(client._server_info.get("version", "?"))  # pyright: ignore[reportPrivateUsage]
+    return dict(client._server_info)  # pyright: ignore[reportPrivateUsage]
+
+
+def server_version(client: Client) -> str:
+    """Its version."""
+    return str(server_info(client).get("version", "?"))
 
 
 async def closed(client: Client) -> None:

@@ -26,6 +26,7 @@ from invoke_retry.backends.nats.client import (
     greet,
     is_hang_up,
     new_client,
+    server_info,
     server_version,
     why_hung_up,
 )
@@ -125,6 +126,16 @@ class Connection:
         """What the server says of itself."""
         client = self._client
         return "?" if client is None else server_version(client)
+
+    @property
+    def server(self) -> dict[str, Any]:
+        """All that the server says of itself; nothing while there is no connection."""
+        return {} if self._client is None else server_info(self._client)
+
+    @property
+    def where(self) -> str:
+        """How the server is spoken of, without secrets."""
+        return self._where
 
     @property
     def max_body(self) -> int:
@@ -292,6 +303,14 @@ class Connection:
         """
         data = b"" if what is None else json.dumps(what).encode()
         return answered(await self.request(f"$JS.API.{name}", data))
+
+    async def ask(self, subject: str) -> dict[str, Any]:
+        """Ask the server something else.
+
+        Raises:
+            BackendError: It refuses, or does not answer.
+        """
+        return answered(await self.request(subject))
 
     async def collect(self, subject: str, data: bytes) -> list[Message]:
         """Send something that is answered by many messages, up to one that has a status.
