@@ -25,6 +25,7 @@ from invoke_retry.work import Work
 
 LEAVE_SECONDS = 5.0
 _CANCEL_SECONDS = 0.5
+_WRITE_SECONDS = 2.0
 _CIDS_PER_LINE = 20
 
 
@@ -138,7 +139,9 @@ class Background:
             run.forsake()
             text = "%s ignores its cancellation and is left behind: %s"
             self._log.notable("stubborn", text, run.service, run.cid)
-        if not durable:
+        if durable:  # what has just been done is written down, or it would be done again
+            await self._until(self._is_done, _WRITE_SECONDS)
+        else:
             await self._abandon()
             await self._hasten_deliveries()
             left = until - self.clock.monotonic() - _CANCEL_SECONDS

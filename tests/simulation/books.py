@@ -152,9 +152,9 @@ class _Audit:
         return any(first < index < second for index in self._kills)
 
     def _has_left(self, line: Line) -> bool:
-        """Whether it happened while its process was being left."""
+        """Whether it happened while its process was being left, or at that moment."""
         leaving = self._leaving.get(line.process)
-        return leaving is not None and line.place > leaving.place
+        return leaving is not None and line.at >= leaving.at
 
     def _check_attempts(
         self, cid: str, record: Invocation, job: Job, begun: list[Line], ends: dict[Any, Line],
@@ -183,13 +183,13 @@ class _Audit:
             if gap < (0 if given_back and end.kind == "end" else 1) or (gap > 1 and not died):
                 self._wrong(cid, f"attempt {second.number} follows attempt {first.number}")
             hastened = any(
-                line.kind == "run_now?" and line.place < second.place and line.place > first.place
+                line.kind in ("run_now?", "run_now!") and first.place < line.place < second.place
                 for line in own
             )
             if gap != 1 or policy.jitter == "full" or hastened or given_back:
                 continue
             wait = waits[first.number - 1]
-            if end.text == "after":
+            if end.text == "after" and not died:
                 wait = 2.5
             late = second.at - end.at - wait
             if late < -_HAIR:
@@ -309,10 +309,12 @@ class _Audit:
             if end.kind == "took" and not self._died_between(end.place, second.place):
                 self._wrong(cid, "I2: was told again after it was told")
             hurried = any(
-                first.place < line.place < second.place and line.kind in ("run_now?", "redeliver?")
+                first.place < line.place < second.place
+                and line.kind in ("run_now?", "run_now!", "redeliver?")
                 for line in own
             )
-            wait = 2.5 if end.text == "after" else self._world.shape.told.seconds or 0
+            died = self._died_between(first.place, second.place)
+            wait = 2.5 if end.text == "after" and not died else self._world.shape.told.seconds or 0
             is_left = self._has_left(end) or self._has_left(second)
             is_refused = end.kind == "refused" and not hurried and not is_left
             if is_refused and second.at - end.at < wait - _HAIR:

@@ -61,6 +61,7 @@ def simulate(backend: str, seed: int) -> Result:
     disk = Disk() if backend == "sqlite" else None
     loop = SeededLoop(Random(f"{seed} loop"))
     world = World(loop, seed, disk)
+    loop.set_exception_handler(world.hear)
     ears, propagates = Ears(world), logger.propagate
     logger.addHandler(ears)
     logger.propagate = False

@@ -111,16 +111,25 @@ class LoopWriter(Writer):
 
     def _serve(self) -> None:
         self._is_pending = False
-        with suppress(Killed):
+        with self._mortal():
             self._is_over = not self._turn(*self._next())
         if not self._jobs.empty():
             self._soon()
 
     def _tick(self) -> None:
         if not self._is_over:
-            with suppress(Killed):
+            with self._mortal():
                 self._turn([], True)
             self._loop.call_later(self._process.look_seconds, self._tick)
+
+    @contextmanager
+    def _mortal(self) -> Generator[None]:
+        """Whatever the end of the process has led to ends here."""
+        try:
+            yield
+        except BaseException:
+            if not self._process.is_dead:
+                raise
 
     def _let_go(self) -> None:
         """The kernel takes the locks of a dead process."""

@@ -265,7 +265,7 @@ class World:
         self.write("drain")
         for each in self.lives:
             each.add_services(NAMES)
-        until = self.loop.time() + _DRAIN_SECONDS
+        began = self.loop.time()
         while True:
             callers = any(
                 each.callers for each in self.lives + self.dead if not each.process.is_dead
@@ -280,10 +280,11 @@ class World:
             runs = sum(each.retry.health().running for each in self.lives)
             if not callers and not runs and not any(counts[state] for state in UNFINISHED):
                 break
-            if self.loop.time() > until:
+            passed = self.loop.time() - began
+            if passed > _DRAIN_SECONDS:
                 self.problems.append(f"it does not come to its end: {counts}, {runs=}, {callers=}")
                 break
-            await asyncio.sleep(1)
+            await asyncio.sleep(max(1, passed / 10))
         for each in self.lives:
             if (health := each.retry.health()).running or not health.ok:
                 self.problems.append(f"nothing is left, but health says {health}")
@@ -299,6 +300,12 @@ class World:
     async def _close_books(self, life: Life) -> None:
         records = await life.do(life.retry.search(limit=100_000))
         self.epochs.append((records, await life.do(life.retry.counts())))
+
+    def hear(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """What went wrong where nobody waited for it; nobody does in a process that died."""
+        text = context["message"]
+        if not ("never retrieved" in text and any(each.process.is_dead for each in self.dead)):
+            self.problems.append(f"the loop: {text} {context.get('exception')!r}")
 
     def end(self) -> None:
         """Clear away what dead processes have left in memory."""
