@@ -1,7 +1,7 @@
 """Seeds that have found something once: the suite runs them for ever.
 
 A seed stands for the same run as long as `plan.py`, `world.py` and the coordinator draw the same
-numbers in the same order; what it has found has a small test of its own as well.
+numbers in the same order.
 """
 
 from typing import Final

@@ -87,6 +87,9 @@ class SeededLoop(VirtualLoop):
         return task
 
 
+MOST_STEPS = 300_000  # some hundred times what a usual run takes
+
+
 class _Mixed(Handles):
     """Hands out a round of what is ready in an order of chance."""
 
@@ -94,8 +97,12 @@ class _Mixed(Handles):
         super().__init__()
         self._chance = chance
         self._left = 0
+        self._handed = 0
 
     def popleft(self) -> asyncio.Handle:
+        self._handed += 1
+        if self._handed == MOST_STEPS:
+            raise RuntimeError(f"the run has not ended after {MOST_STEPS:,} steps")
         if self._left == 0:
             self._left = len(self)
             if self._left > 1:
