@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 import time
 from collections.abc import Callable, Generator
 from contextlib import closing
@@ -83,11 +84,28 @@ def test_a_server_that_has_stopped(make_server: Callable[..., NatsServer]) -> No
         server.resume()
 
 
-def test_refused_credentials(make_server: Callable[..., NatsServer]) -> None:
-    server = make_server(user="retries", password="right")
+@pytest.fixture
+def guarded_by_password(make_server: Callable[..., NatsServer]) -> NatsServer:
+    return make_server(user="retries", password="right")
+
+
+def test_refused_credentials(guarded_by_password: NatsServer) -> None:
+    server = guarded_by_password
     for who in (f"retries:{PASSWORD}@", f"{PASSWORD}@", ""):
         text = refused(f"nats://{who}{server.address}/orders")
         assert "Authorization Violation" in text
+
+
+def test_tls_is_demanded_of_a_server_that_has_none(guarded_by_password: NatsServer) -> None:
+    server = guarded_by_password
+    text = refused(f"tls://retries:right@{server.address}/orders")
+    assert "it does not offer TLS, which tls:// demands" in text
+
+
+def test_credentials_that_cannot_be_used(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "nkeys", None)
+    text = refused(f"{url}?creds=/no/such/file", ("counts",))
+    assert "pip install nkeys" in text
 
 
 @pytest.mark.parametrize("mark", ["/", "?", "#"])

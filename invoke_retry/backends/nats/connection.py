@@ -385,6 +385,8 @@ class Connection:
 def _reason(error: BaseException) -> str:
     if isinstance(error, TimeoutError):
         return text_of(error) or "it does not answer"
+    if isinstance(error, ImportError):
+        return f"nats-py needs {error.name} for these credentials: pip install {error.name}"
     return text_of(error) or type(error).__name__
 
 
