@@ -6,7 +6,6 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, suppress
 from heapq import nlargest
 from operator import eq
-from urllib.parse import urlsplit
 
 from invoke_retry.backends import Backend, Query, backend_from
 from invoke_retry.cli.errors import CommandError, ExitCode
@@ -107,7 +106,7 @@ def _named(url: str | None) -> str:
 
 
 def _backend(url: str, *, to_change: bool) -> Backend:
-    scheme = urlsplit(url).scheme
+    scheme = url.partition("://")[0].lower()
     if scheme == "memory":
         raise CommandError(
             "memory:// lives in its process, and nobody can see into it from outside; name a "

@@ -63,9 +63,22 @@ class Client(Protocol):
     async def close(self) -> None: ...
 
 
+class _Careful(_Unchecked):
+    """Shows its credentials to no server of a `tls://` URL that does not speak TLS."""
+
+    def _connect_command(self) -> bytes:
+        server = self._current_server
+        is_safe = self._server_info.get("tls_required") or self.options["tls_handshake_first"]
+        if server is not None and server.uri.scheme == "tls" and not is_safe:
+            raise ConnectionError(
+                "it does not offer TLS, which tls:// demands; it was told nothing"
+            )
+        return super()._connect_command()
+
+
 def new_client() -> Client:
     """One that is not connected."""
-    return cast("Client", _Unchecked())
+    return cast("Client", _Careful())
 
 
 async def greet(

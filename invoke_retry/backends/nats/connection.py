@@ -172,7 +172,7 @@ class Connection:
             await closed(client)
             if not isinstance(error, Exception):
                 raise
-            reason = self._latest or text_of(error) or type(error).__name__
+            reason = self._latest or _reason(error)
             if is_hang_up(reason):
                 reason = await why_hung_up(self._known, self._options) or reason
             raise Unreachable(f"no connection to {self._where}: {reason}") from None
@@ -221,7 +221,7 @@ class Connection:
             raise Unreachable(f"no connection to {self._where}: {self._latest or 'it was lost'}")
 
     async def _on_error(self, error: Exception) -> None:
-        self._latest = text_of(error) or type(error).__name__
+        self._latest = _reason(error)
         denied = re.search(r'publish to "([^"]+)"', self._latest, re.IGNORECASE)
         if denied is not None:
             for subject, future, _ in list(self._waiting.values()):
@@ -380,6 +380,14 @@ class Connection:
         waiting = self._waiting.get(message.subject)
         if waiting is not None and not waiting.future.done():
             waiting.future.set_result(message)
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, TimeoutError):
+        return text_of(error) or "it does not answer"
+    if isinstance(error, ImportError):
+        return f"nats-py needs {error.name} for these credentials: pip install {error.name}"
+    return text_of(error) or type(error).__name__
 
 
 def _calls(handler: Handler) -> Callable[[Message], Awaitable[None]]:

@@ -45,8 +45,8 @@ async def integrity(store: Store, looking: Looking) -> list[Finding]:
     findings: list[Finding] = []
     if damaged:
         text = (
-            f"{len(damaged):,} messages cannot be read: {names(damaged)}; somebody else has "
-            "written them. Restore the stream from a copy, or delete them"
+            f"{len(damaged):,} of {read:,} messages cannot be read: {names(damaged)}; somebody "
+            "else has written them. Restore the stream from a copy, or delete them"
         )
         findings.append(Finding("bad", "integrity", text))
     if late:

@@ -34,7 +34,7 @@ _INSTEAD = (
     "ask for another state (dead, failed, parked), for one of them by its cid, or for the counts "
     "by state"
 )
-_NOT_BY_TARGET = "ask for the counts by state"
+_NOT_BY_TARGET = "the counts by state are known all the same"
 
 
 class Looking:

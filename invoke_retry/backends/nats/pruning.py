@@ -24,19 +24,17 @@ class Pruner:
         self._store = store
         self._looking = looking
         self._wanted: tuple[float, bool] | None = None
-        self._left: list[str] = []
-        self._after = 0
+        self._after: int | None = None
+        self._finished = f"{store.layout.base}.end.>"
 
     async def prune(self, older_than: float, *, dead: bool) -> int:
         """Delete some; how many. 0 when none is left."""
         if self._wanted != (older_than, dead):
-            self._wanted, self._left, self._after = (older_than, dead), self._places(dead=dead), 0
-        while self._left:
-            page, after = await self._looking.page(self._left[0], self._after)
-            deleted = await self._delete(self._old(page, older_than))
-            if after is None:
-                self._left.pop(0)
-            self._after = after or 0
+            self._wanted, self._after = (older_than, dead), 0
+        while self._after is not None:
+            page, after = await self._looking.page(self._finished, self._after)
+            deleted = await self._delete(self._old(page, older_than, dead=dead))
+            self._after = after
             if deleted:
                 return deleted
         self._wanted = None
@@ -45,23 +43,19 @@ class Pruner:
     async def prunable(self, older_than: float, *, dead: bool) -> int:
         """How many there are to delete."""
         number = 0
-        for where in self._places(dead=dead):
-            after: int | None = 0
-            while after is not None:
-                page, after = await self._looking.page(where, after)
-                number += len(self._old(page, older_than))
+        after: int | None = 0
+        while after is not None:
+            page, after = await self._looking.page(self._finished, after)
+            number += len(self._old(page, older_than, dead=dead))
         return number
 
-    def _places(self, *, dead: bool) -> list[str]:
-        states = ("succeeded", "failed", "cancelled", *(("dead",) if dead else ()))
-        return [f"{self._store.layout.base}.end.*.*.{state}" for state in states]
-
-    def _old(self, page: Sequence[Message], older_than: float) -> list[int]:
+    def _old(self, page: Sequence[Message], older_than: float, *, dead: bool) -> list[int]:
         return [
             found.sequence
             for found in map(self._looking.loaded, page)
             if found is not None
             and not found.is_newer
+            and (dead or found.record.state != "dead")
             and (outcome := found.record.outcome) is not None
             and outcome.at < older_than
         ]
