@@ -11,6 +11,8 @@ def main() -> None:
     try:
         from invoke_retry.cli.app import app  # noqa: PLC0415
         from invoke_retry.cli.encoding import accept_every_character  # noqa: PLC0415
+        from invoke_retry.cli.errors import ExitCode  # noqa: PLC0415
+        from invoke_retry.cli.streams import discard_output, open_closed_streams  # noqa: PLC0415
     except ModuleNotFoundError as error:
         if error.name not in ("rich", "typer"):
             raise
@@ -18,5 +20,11 @@ def main() -> None:
             f"invoke-retry: {error.name} is not installed, but the command needs it; install it "
             "with: pip install 'invoke-retry[cli]'"
         )
+    open_closed_streams()
     accept_every_character()
-    app(prog_name="invoke-retry")
+    try:
+        app(prog_name="invoke-retry")
+    except OSError as error:  # a full disk behind standard output, no folder for temporary files
+        discard_output()
+        sys.stderr.write(f"invoke-retry: {error}\n")
+        sys.exit(ExitCode.SYSTEM)

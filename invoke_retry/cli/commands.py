@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
@@ -16,6 +15,7 @@ from rich.prompt import Confirm
 
 from invoke_retry.cli.errors import CommandError, ExitCode, command_error
 from invoke_retry.cli.output import print_error
+from invoke_retry.cli.streams import discard_output
 
 P = ParamSpec("P")
 
@@ -51,7 +51,7 @@ def _run(name: str, work: Coroutine[Any, Any, int | None], as_json: bool) -> int
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
     except BrokenPipeError:  # the reader has seen enough: `invoke-retry list | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_output()
         return ExitCode.BROKEN_PIPE
     except Exception as error:
         known = command_error(error)

@@ -15,6 +15,7 @@ class ExitCode(IntEnum):
     USAGE = 2
     STORE = 3
     NOT_FOUND = 4
+    SYSTEM = 74
     INTERRUPTED = 130
     BROKEN_PIPE = 141
 

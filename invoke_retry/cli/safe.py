@@ -12,18 +12,41 @@ MASK: Final = "***"
 _UNSAFE: Final = frozenset(("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"))
 
 _SECRET_NAME: Final = re.compile(
-    r"pass(word|wd|phrase|code)?s?$|secret|token|api_?key|access_?key|private_?key|credential"
-    r"|authorization|^auth$|cookie|signature|^pin$|^cvv|^cvc|^otp$|^ssn$|^pwd$|card_?number",
+    r"password|passwd|passphrase|passcode|pass$|secret|token|jwt|bearer|api_?key"
+    r"|access_?key|private_?key|credential|authorization|^auth$|cookie|session_?(?:id|key)"
+    r"|signature|^pin(?:_?code)?$|^cvv|^cvc|^otp$|^ssn$|^pwd?$|card_?number|credit_?card",
     re.IGNORECASE,
 )
+_QUOTED: Final = r"""\\+"[^"\\]*\\+" | b?"(?:[^"\\]|\\.)*" | b?'(?:[^'\\]|\\.)*'"""
+# none of these may look at one part of a long text again and again
 _SECRET_TEXT: Final = (
-    (re.compile(r"(?<=://)[^\s/@:]*:[^\s/@]*(?=@)"), MASK),
+    (re.compile(r"(?<=://)(?:[^\s/@:]*:[^\s/]*|[^\s/@]{16,})(?=@)"), MASK),
+    (
+        re.compile(r"(-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----)[\s\S]*?(?:(?=-----END)|\Z)"),
+        rf"\1{MASK}",
+    ),
+    (
+        re.compile(rf"""(?ix) (cookie \\* ["']? \s* [=:] \s*) (?: {_QUOTED} | [^\r\n]+ )"""),
+        rf"\1{MASK}",
+    ),
     (
         re.compile(
-            # nothing before the word: it need not be kept apart, and would be looked at again and
-            # again in a long text
-            r"(?i)((?:password|passwd|secret|token|api_?key|authorization)[\"']?\s*[=:]\s*)"
-            r"(?:bearer\s+|basic\s+)?(\"[^\"]*\"|'[^']*'|[^\s,;&)\"'}]+)"
+            rf"""(?ix)
+            (
+                (?: password | passwd | passphrase | passcode | secret | token | api[_-]?key
+                | (?:access|private|secret)[_-]?key | authorization | credentials? | signature
+                | (?<![a-z]) (?: pwd | pin | cvv | otp | ssn) | [?&]sig )
+                \\* ["']? \s* [=:] \s*
+            )
+            (?: (?: bearer | basic | digest | negotiate | token ) \s+ )?
+            (?: {_QUOTED} | b?\\*["']?[^\s,;&)"'}}]+ )
+            """
+        ),
+        rf"\1{MASK}",
+    ),
+    (
+        re.compile(
+            r"(?i)(--(?:[a-z]{1,20}-)?(?:password|passwd|secret|token|api-?key)\s+)[^\s-]\S*"
         ),
         rf"\1{MASK}",
     ),

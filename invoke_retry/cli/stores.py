@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, suppress
 from heapq import nlargest
 from operator import eq
+from urllib.parse import quote
 
 from invoke_retry.backends import Backend, Query, backend_from
 from invoke_retry.cli.errors import CommandError, ExitCode
@@ -16,6 +18,8 @@ from invoke_retry.models import Invocation
 from invoke_retry.registry import ServiceRegistry
 
 ENVIRONMENT = "INVOKE_RETRY_STORE"
+# in a URL; a path has them in names
+_MEANS_SOMETHING = re.compile(r"[%#\t\n\r]")
 _EXAMPLE = "sqlite:///retries.db"
 _LOOKED_AT = ("sqlite", "nats", "tls")  # these can be opened for looking only
 _SHORTEST = 5
@@ -51,7 +55,12 @@ def chosen(text: str, wanted: str, known: Sequence[str]) -> str:
     Raises:
         CommandError: There is none, or more than one.
     """
-    begin_so = [cid for cid in known if len(wanted) >= _SHORTEST and cid.startswith(wanted)]
+    if len(wanted) < _SHORTEST:
+        raise CommandError(
+            f"{text!r} is too short for a cid: give its first {_SHORTEST} characters at least",
+            ExitCode.NOT_FOUND,
+        )
+    begin_so = [cid for cid in known if cid.startswith(wanted)]
     if len(begin_so) == 1:
         return begin_so[0]
     if begin_so:
@@ -102,7 +111,10 @@ def _named(url: str | None) -> str:
             f"no store is named: pass --store {_EXAMPLE} (the URL that your program gives to "
             f"InvokeRetry), or set {ENVIRONMENT}"
         )
-    return url if "://" in url else f"sqlite:///{url}"
+    if "://" in url:
+        return url
+    path, mark, query = url.partition("?")
+    return f"sqlite:///{_MEANS_SOMETHING.sub(lambda found: quote(found[0]), path)}{mark}{query}"
 
 
 def _backend(url: str, *, to_change: bool) -> Backend:
@@ -112,9 +124,12 @@ def _backend(url: str, *, to_change: bool) -> Backend:
             "memory:// lives in its process, and nobody can see into it from outside; name a "
             f"store: --store {_EXAMPLE}"
         )
-    if scheme in _LOOKED_AT and not to_change and "read_only=" not in url:
-        url += f"{'&' if '?' in url else '?'}read_only=true"
     try:
-        return backend_from(url)
-    except (ValueError, ImportError) as error:  # it needs an extra that is not installed
+        named = backend_from(url)
+    except ValueError as error:
         raise CommandError(str(error)) from None
+    except ImportError as error:
+        raise CommandError(str(error), ExitCode.STORE) from None
+    if scheme not in _LOOKED_AT or to_change or "read_only=" in url:
+        return named
+    return backend_from(f"{url}{'&' if '?' in url else '?'}read_only=true")

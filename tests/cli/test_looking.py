@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any, get_args
 
@@ -281,3 +282,35 @@ async def test_looking_at_a_store_on_which_a_process_works(path: Path) -> None:
         assert await worker > 5
     assert seen == sorted(seen)
     assert seen[-1] > seen[0]
+
+
+@pytest.mark.parametrize("name", ["50%25.db", "a#b.db", "two words.db", "line\nend.db"])
+def test_a_path_is_no_url(tmp_path: Path, name: str) -> None:
+    varied(tmp_path / "retries.db")
+    (tmp_path / "retries.db").rename(tmp_path / name)
+    assert told("counts", store=tmp_path / name)["counts"]["failed"] == 1
+    assert told("counts", store=f"{tmp_path / name}?retention=60")["counts"]["failed"] == 1
+
+
+def test_errors_name_the_store_as_it_was_typed(tmp_path: Path) -> None:
+    for url in ("http://[bad", "sqlite:///", "sqlite:///x.db?nonsense=1"):
+        for command in (["list"], ["cancel", "K00000"]):
+            error = told(*command, store=url, code=2)
+            assert error["kind"] == "usage"
+            assert f"backend {url!r}" in error["message"]
+
+
+def test_an_engine_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in [each for each in sys.modules if each.startswith("invoke_retry.backends.nats")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "nats", None)
+    error = told("list", store="nats://127.0.0.1:1/x", code=3)
+    assert error["kind"] == "store"
+    assert "pip install 'invoke-retry[nats]'" in error["message"]
+
+
+def test_a_beginning_that_is_too_short(path: Path, cids: dict[str, str]) -> None:
+    error = told("show", cids["failed"][:4], store=path, code=4)
+    assert error["kind"] == "not_found"
+    assert "too short" in error["message"]
+    assert "5 characters" in error["message"]

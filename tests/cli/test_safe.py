@@ -48,13 +48,18 @@ def test_usual_text_is_untouched() -> None:
     ["password", "PASSWORD", "db_password", "dbPassword", "passwd", "secret", "client_secret",
      "clientSecret", "token", "access-token", "accessToken", "api_key", "apiKey", "API-KEY",
      "apikey", "Authorization", "credentials", "private_key", "Cookie", "set-cookie", "pin",
-     "cvv", "card_number", "cardNumber"],
+     "cvv", "card_number", "cardNumber", "passwordHash", "pass", "pw", "jwt", "session_id",
+     "sessionKey", "PIN code", "creditCard"],
 )  # fmt: skip
 def test_names_of_secrets(name: str) -> None:
     assert is_secret(name)
 
 
-@pytest.mark.parametrize("name", ["order", "id", "passenger", "author", "spinning", "email", "key"])
+@pytest.mark.parametrize(
+    "name",
+    ["order", "id", "passenger", "author", "spinning", "email", "key", "passport",
+     "compass_heading", "sessions", "pinned", "card"],
+)  # fmt: skip
 def test_names_of_none(name: str) -> None:
     assert not is_secret(name)
 
@@ -97,7 +102,16 @@ def test_secrets_are_masked_however_deep() -> None:
     "text",
     ["GET https://joe:x-canary@host/ failed", "refused: password=x-canary", "token: 'x-canary'",
      'got {"api_key": "x-canary"}', "Authorization: Bearer x-canary-long", "Bearer x-canary.long",
-     "?access_token=x-canary&b=1", "amqp://:x-canary@host"],
+     "?access_token=x-canary&b=1", "amqp://:x-canary@host", "https://u:p@x-canary@host/",
+     "https://ghp_0123x-canary@host/", "X-Api-Key: x-canary", "AWS_SECRET_ACCESS_KEY=x-canary",
+     "secret_key=x-canary", "private-key: x-canary", "passphrase=x-canary", "passcode=x-canary",
+     "pwd=x-canary", "PIN: x-canary", "credentials=x-canary", "?X-Amz-Signature=x-canary",
+     "https://host/?sig=x-canary", "Cookie: sid=1; session=x-canary",
+     'Cookie: sid="x-canary"', "mysql --password x-canary",
+     "--api-key x-canary", r'{\"password\": \"x-canary\"}', "{'password': b'x-canary'}",
+     "password: 'x-canary", r'"password": "a\"x-canary"', "Proxy-Authorization: Negotiate x-canary",
+     "-----BEGIN RSA PRIVATE KEY-----\nx-canary\n-----END RSA PRIVATE KEY-----",
+     "-----BEGIN PRIVATE KEY-----\nx-canary"],
 )  # fmt: skip
 def test_secrets_in_text(text: str) -> None:
     assert "canary" not in masked_text(text)
@@ -105,15 +119,43 @@ def test_secrets_in_text(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["the token was refused", "https://host:80/path", "a@b", "max_tokens is too small"]
-)
+    "text",
+    ["the token was refused", "https://host:80/path", "a@b", "max_tokens is too small",
+     "spin=3", "https://host:80/a@b", "git@host:path", "pass --token", "to user@host"],
+)  # fmt: skip
 def test_no_secrets_in_text(text: str) -> None:
     assert masked_text(text) == text
 
 
 @pytest.mark.parametrize(
     "part",
-    ["a-", "a-b:", "token ", 'token="', "token='", "://a", "://a:", "bearer ", "password:", "\x1b"],
+    [
+        "a-",
+        "a-b:",
+        "token ",
+        'token="',
+        "token='",
+        "://a",
+        "://a:",
+        "bearer ",
+        "password:",
+        "\x1b",
+        "password\\",
+        'password="\\',
+        "--",
+        "--a-",
+        "--token ",
+        "cookie=",
+        "-----BEGIN PRIVATE KEY-----",
+        "-----BEGIN ",
+        "://a@",
+        "aaaa",
+        "secret_",
+        'token=\\"',
+        "token=b'",
+        "pwd =",
+        "\\",
+    ],
 )
 def test_a_long_text_is_looked_at_once(part: str) -> None:
     """A hostile text of a megabyte must not hold the command up for hours."""
@@ -121,3 +163,15 @@ def test_a_long_text_is_looked_at_once(part: str) -> None:
     begin = time.process_time()
     clean(masked_text(text))
     assert time.process_time() - begin < 5
+
+
+def test_what_stands_beside_a_secret_is_kept() -> None:
+    for text, kept in {
+        r"{\"password\": \"x\", \"order\": 5}": r"\"order\": 5}",
+        "{'password': 'x', 'order': 5}": "'order': 5}",
+        "https://u:x@host/orders/5?sig=x&order=5": "@host/orders/5?sig=***&order=5",
+        "Cookie: a=x\nOrder: 5": "\nOrder: 5",
+        '{"cookie": "a=x", "order": 5}': ' "order": 5}',
+        "-----BEGIN PRIVATE KEY-----\nx\n-----END PRIVATE KEY----- 5": "END PRIVATE KEY----- 5",
+    }.items():
+        assert masked_text(text).endswith(kept)

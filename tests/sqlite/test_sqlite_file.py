@@ -14,6 +14,8 @@ import pytest
 from store_help import Stage, ask, beside, command, environment, make, refused
 
 from invoke_retry import BackendError
+from invoke_retry.backends import SQLiteBackend
+from invoke_retry.clock import SYSTEM_CLOCK
 
 
 @pytest.fixture
@@ -108,6 +110,13 @@ async def test_a_missing_directory(tmp_path: Path) -> None:
 async def test_a_directory(path: Path, suffix: str) -> None:
     Path(f"{path}{suffix}").mkdir()
     assert "not a regular file" in await refused(path)
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+async def test_a_path_that_cannot_be_looked_at(tmp_path: Path, read_only: bool) -> None:
+    path = tmp_path / ("x" * 5_000)
+    with pytest.raises(BackendError, match="cannot be looked at: File name too long"):
+        await SQLiteBackend(path, read_only=read_only).open(SYSTEM_CLOCK, None)
 
 
 async def test_a_pipe_is_refused_and_not_waited_for(path: Path) -> None:

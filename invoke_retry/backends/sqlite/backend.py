@@ -151,7 +151,7 @@ class SQLiteBackend(Backend):
                 "SQLiteBackend works in a thread, which virtual time does not wait for; use "
                 "memory:// under VirtualLoop, or the usual event loop"
             )
-        if self.read_only and not self.path.exists():
+        if self.read_only and not files.is_there(self.path):
             raise BackendError(f"there is no store {self.path}; check the path")
         files.check_file(self.path)
         if not self.read_only:

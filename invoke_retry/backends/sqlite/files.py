@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import sys
 import weakref
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from math import inf
 from pathlib import Path
@@ -24,6 +25,7 @@ else:
 
 _PRIVATE = 0o600
 _LOCK_STEP = 0.001
+_NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 
 # where a lock may be granted to two machines at once, or WAL's shared memory is not shared
@@ -41,23 +43,29 @@ def beside(path: Path, suffix: str) -> Path:
     return path.with_name(path.name + suffix)
 
 
+def is_there(path: Path) -> bool:
+    """Whether the file exists; a symlink that leads nowhere does not.
+
+    Raises:
+        BackendError: It cannot be told: a directory may not be entered, or the name is too long.
+    """
+    return _mode(path, path, os.stat) is not None
+
+
 def check_file(path: Path) -> None:
     """Refuse what SQLite should not be given.
 
     Raises:
         BackendError: A symlink, something that is no file, or no directory to put it in.
     """
-    if not path.parent.is_dir():
+    if not stat.S_ISDIR(_mode(path, path.parent, os.stat) or 0):
         raise BackendError(
             f"the store {path} cannot be made: there is no directory {path.parent}; create it first"
         )
     for each in (path, beside(path, "-wal"), beside(path, "-shm"), beside(path, "-lock")):
-        try:
-            mode = os.lstat(each).st_mode
-        except FileNotFoundError:
+        mode = _mode(path, each, os.lstat)
+        if mode is None:
             continue
-        except OSError as error:
-            raise BackendError(f"the store {path} cannot be looked at: {error}") from error
         if stat.S_ISLNK(mode):
             raise BackendError(
                 f"the store {path} is refused: {each} is a symlink, and what it points to could "
@@ -65,6 +73,15 @@ def check_file(path: Path) -> None:
             )
         if not stat.S_ISREG(mode):
             raise BackendError(f"the store {path} is refused: {each} is not a regular file")
+
+
+def _mode(store: Path, path: Path, look: Callable[[Path], os.stat_result]) -> int | None:
+    try:
+        return look(path).st_mode
+    except OSError as error:
+        if error.errno in _NOT_THERE:
+            return None
+        raise BackendError(f"the store {store} cannot be looked at: {error.strerror}") from error
 
 
 def create_privately(path: Path) -> None:
