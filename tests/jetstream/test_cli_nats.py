@@ -288,5 +288,5 @@ async def test_a_worker_process(guarded: NatsServer, tmp_path: Path) -> None:
 def test_the_extra_is_not_installed(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "invoke_retry.backends.nats")
     monkeypatch.setitem(sys.modules, "nats", None)
-    error: Any = told("counts", store=url, code=2)
+    error: Any = told("counts", store=url, code=3)
     assert "pip install 'invoke-retry[nats]'" in error["message"]

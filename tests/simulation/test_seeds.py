@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,15 @@ from tests.simulation.run import simulate
 for backend, seed in (("memory", 7), ("memory", 40), ("sqlite", 4), ("sqlite", 2)):
     print(simulate(backend, seed).journal.digest())
 """
+
+
+@pytest.fixture(autouse=True)
+def lean_heap() -> Generator[None]:
+    """A run collects garbage all the time: what the whole suite has made is left out of that."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.mark.parametrize("start", range(0, 300, 50))
