@@ -10,11 +10,10 @@ from functools import wraps
 from typing import Any, ParamSpec
 
 import typer
-from rich.console import Console
 from rich.prompt import Confirm
 
 from invoke_retry.cli.errors import CommandError, ExitCode, command_error
-from invoke_retry.cli.output import print_error
+from invoke_retry.cli.output import console_on, print_error
 from invoke_retry.cli.streams import discard_output
 
 P = ParamSpec("P")
@@ -75,7 +74,7 @@ def confirmed(question: str, *, yes: bool) -> None:
     # the loop would not hear Ctrl-C while the question waits for its answer
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        is_yes = Confirm.ask(question, console=Console(stderr=True, markup=False), default=False)
+        is_yes = Confirm.ask(question, console=console_on(sys.stderr), default=False)
     except EOFError:
         is_yes = False
     finally:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Final
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -16,7 +16,7 @@ from invoke_retry.backends import Finding
 from invoke_retry.cli.commands import WORKING, command
 from invoke_retry.cli.errors import ExitCode
 from invoke_retry.cli.options import JsonOption, StoreOption
-from invoke_retry.cli.output import Column, Output
+from invoke_retry.cli.output import Column, Output, console_on
 from invoke_retry.cli.stores import opened
 
 _STYLES: Final = {"ok": "green", "warning": "yellow", "bad": "bold red"}
@@ -57,7 +57,7 @@ def register(app: typer.Typer) -> None:
 @contextmanager
 def _waiting(out: Output, *, is_long: bool) -> Generator[None]:
     """Show that something goes on, where somebody looks."""
-    console = Console(stderr=True)
+    console = console_on(sys.stderr)
     if out.as_json or not is_long or not console.is_terminal:
         yield
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TextIO
 
 from rich.cells import cell_len
 from rich.console import Console, RenderableType
@@ -68,7 +68,7 @@ class Output:
         self.command = command
         self.as_json = as_json
         self.reveal = reveal
-        self.console = console or Console(highlight=False, markup=False, emoji=False)
+        self.console = console or console_on(sys.stdout)
 
     @property
     def is_terminal(self) -> bool:
@@ -105,9 +105,7 @@ class Output:
     def note(self, text: str) -> None:
         """Say something that is no part of the answer: to standard error, so that pipes miss it."""
         if not self.as_json:
-            Console(stderr=True, highlight=False, markup=False).print(
-                Text(text, "dim"), soft_wrap=True
-            )
+            console_on(sys.stderr).print(Text(text, "dim"), soft_wrap=True)
 
     def table(self, columns: Sequence[Column], rows: Iterable[Sequence[Text | str]]) -> None:
         """A table on a terminal; in a pipe a line for each row, with tabs between the columns."""
@@ -132,7 +130,7 @@ class Output:
 
     def progress(self) -> Progress:
         """A bar for long work, on standard error; nothing where nobody looks."""
-        console = Console(stderr=True)
+        console = console_on(sys.stderr)
         return Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -142,6 +140,17 @@ class Output:
             transient=True,
             disable=self.as_json or not console.is_terminal,
         )
+
+
+def console_on(stream: TextIO) -> Console:
+    """What prints to a standard stream; FORCE_COLOR makes no terminal of a pipe."""
+    return Console(
+        file=stream,
+        force_terminal=stream.isatty(),
+        highlight=False,
+        markup=False,
+        emoji=False,
+    )
 
 
 def _fitting(columns: Sequence[Column], rows: list[list[str]], room: int) -> list[int]:
@@ -176,7 +185,7 @@ def print_error(command: str, error: CommandError, *, as_json: bool) -> None:
         told = {"kind": KINDS.get(error.code, "error"), "message": clean(str(error))}
         _print_json({"command": command, "ok": False, "error": told})
     else:
-        console = Console(stderr=True, highlight=False, markup=False, emoji=False)
+        console = console_on(sys.stderr)
         line = Text.assemble(("invoke-retry: ", "bold red"), clean(str(error), lines=True))
         console.print(line, soft_wrap=True)
 

@@ -247,7 +247,8 @@ async def _tour(stage: Stage) -> None:
 async def _comes_back(stage: Stage, retry: InvokeRetry) -> None:
     stage.act("A service is down, and comes back", "The caller does not wait. It gets an id.")
     order = {"number": 1, "customer": "Ada"}
-    stage.code(f'retry.invoke_async("crm.update", {json.dumps(order)}, repeats=5, seconds=0.5)')
+    call = f'retry.invoke_async("crm.update", {json.dumps(order)}, repeats=5, seconds=0.5)'
+    stage.code(f"await {call}")
     cid = await retry.invoke_async("crm.update", order, repeats=5, seconds=0.5)
     stage.answer(cid)
     await stage.until_state(retry, cid, "succeeded")
@@ -260,7 +261,7 @@ async def _first_attempt(stage: Stage, retry: InvokeRetry) -> None:
         "The mail provider says: come again in an hour. You need not wait that long.",
     )
     order = {"number": 2, "customer": "Grace"}
-    code = f'retry.invoke("mail.send", {json.dumps(order)}, repeats=5, seconds=1, '
+    code = f'await retry.invoke("mail.send", {json.dumps(order)}, repeats=5, seconds=1, '
     stage.code(f"{code}async_fallback=True)")
     cid = str(await retry.invoke("mail.send", order, repeats=5, seconds=1, async_fallback=True))
     stage.answer(cid)
@@ -277,7 +278,8 @@ async def _is_killed(stage: Stage, retry: InvokeRetry, pid: int) -> list[str]:
         "No clean end, no warning. What it had begun still stands there as running.",
     )
     stage.code("for order in orders:")
-    stage.code('    retry.invoke_async("stock.reserve", order, repeats=5, seconds=0.2)', "...")
+    line = '    await retry.invoke_async("stock.reserve", order, repeats=5, seconds=0.2)'
+    stage.code(line, "...")
     cids: list[str] = [
         await retry.invoke_async(
             "stock.reserve", {"number": n, "customer": "Linus"}, repeats=5, seconds=0.2
@@ -289,7 +291,16 @@ async def _is_killed(stage: Stage, retry: InvokeRetry, pid: int) -> list[str]:
         states = [(await retry.get(cid)).state for cid in cids]
         return "running" in states and states.count("succeeded") >= _ORDERS // 4
 
-    await stage.until(is_in_the_middle, "some are reserved")
+    async def is_stopped_in_the_middle() -> bool:
+        if not await is_in_the_middle():
+            return False
+        os.kill(pid, signal.SIGSTOP)  # else it may be through by the time that it is killed
+        if await is_in_the_middle():
+            return True
+        os.kill(pid, signal.SIGCONT)
+        return False
+
+    await stage.until(is_stopped_in_the_middle, "some are reserved")
     stage.typed(f"kill -9 {pid}")
     os.kill(pid, signal.SIGKILL)
     await stage.run("list", "--target", "stock.reserve", "--state", "running")
@@ -318,7 +329,8 @@ async def _dead_letter(stage: Stage, retry: InvokeRetry) -> None:
         "letter.",
     )
     order = {"number": 3, "customer": "Barbara"}
-    code = f'retry.invoke_async("stock.reserve", {json.dumps(order)}, repeats=5, seconds=1, '
+    order_text = json.dumps(order)
+    code = f'await retry.invoke_async("stock.reserve", {order_text}, repeats=5, seconds=1, '
     stage.code(f'{code}callback="partner.told")')
     cid = await retry.invoke_async(
         "stock.reserve", order, repeats=5, seconds=1, callback="partner.told"

@@ -8,7 +8,17 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from cli_help import COMMAND, Terminal, ask, environment, multiply, terminal, told, varied
+from cli_help import (
+    COMMAND,
+    Terminal,
+    ask,
+    environment,
+    multiply,
+    run_outside,
+    terminal,
+    told,
+    varied,
+)
 
 
 @pytest.fixture
@@ -47,6 +57,14 @@ def test_colours_only_where_they_are_wanted(path: Path) -> None:
         assert not is_coloured(screen)
     with terminal("counts", store=path, TERM="dumb") as screen:
         assert not is_coloured(screen)
+
+
+@pytest.mark.parametrize("arguments", [["list"], ["watch", "--looks", "1"], ["list", "--json"]])
+def test_a_pipe_is_no_terminal_whatever_is_forced(path: Path, arguments: list[str]) -> None:
+    done = run_outside(*arguments, store=path, FORCE_COLOR="1", TTY_COMPATIBLE="1")
+    assert done.code == 0
+    assert "\x1b" not in done.out + done.err
+    assert "\t" in done.out or "--json" in arguments
 
 
 def test_show_draws_the_timeline(path: Path) -> None:

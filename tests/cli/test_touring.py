@@ -47,6 +47,9 @@ def test_the_tour_in_a_pipe(tmp_path: Path) -> None:
         assert text in done.out
     assert re.search(r"\tin (1 h|59 min 5\d s)\t", done.out)
     assert "Traceback" not in done.err
+    calls = [line for line in done.out.splitlines() if "retry.invoke" in line]
+    assert len(calls) == 4
+    assert all("await retry.invoke" in line for line in calls)
     assert len(workers(done.out)) == 2
     assert not any(map(is_alive, workers(done.out)))
     assert list(tmp_path.iterdir()) == []
