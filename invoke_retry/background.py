@@ -10,6 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Collection, Generator
 from contextlib import contextmanager
+from math import inf
 
 import anyio
 
@@ -24,6 +25,7 @@ from invoke_retry.work import Work
 
 LEAVE_SECONDS = 5.0
 _CANCEL_SECONDS = 0.5
+_WRITE_SECONDS = 2.0
 _CIDS_PER_LINE = 20
 
 
@@ -137,7 +139,9 @@ class Background:
             run.forsake()
             text = "%s ignores its cancellation and is left behind: %s"
             self._log.notable("stubborn", text, run.service, run.cid)
-        if not durable:
+        if durable:  # what has just been done is written down, or it would be done again
+            await self._until(self._is_done, _WRITE_SECONDS)
+        else:
             await self._abandon()
             await self._hasten_deliveries()
             left = until - self.clock.monotonic() - _CANCEL_SECONDS
@@ -197,7 +201,7 @@ class Background:
             worker.add_done_callback(self._on_worker_done)
 
     def ended(self, record: Record) -> None:
-        self.lost(record.cid)
+        self._lost(record.cid, record.token)
         self._work.tell_outcome(record)
         self._tell_change()
 
@@ -221,15 +225,23 @@ class Background:
             self.fail(error)
 
     def lost(self, cid: str) -> None:
+        self._lost(cid, inf)
+
+    def _lost(self, cid: str, token: float) -> None:
+        """Claims that are older than this token are lost, begun or not."""
         if (run := self._work.runs.get(cid)) is not None:
             run.cut_off("lost")
+        for claim in self._inbox:
+            if claim.record.cid == cid and claim.token < token:
+                claim.is_lost = True
 
     async def _serve_inbox(self) -> None:
         """A worker: it takes claims as long as there are any."""
         while self._inbox:
             claim = self._inbox.popleft()
             try:
-                await self._work.advance(claim)
+                if not claim.is_lost:
+                    await self._work.advance(claim)
             finally:
                 if claim.slot is not None:
                     self.slots.give(claim.slot)

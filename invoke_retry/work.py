@@ -213,6 +213,9 @@ class Work:
     async def _deliver(self, claim: Claim) -> None:
         record, policy = claim.record, self._callback_policy
         assert record.callback is not None
+        if self.is_stopping and self._backend.durable:
+            await self._give_back(claim)
+            return
         service = self.services.find(record.callback)
         if service is None:
             await self._park(claim, f"no service is named {record.callback!r} here")

@@ -61,8 +61,8 @@ def backend_from(where: str | Backend) -> Backend:
     url = without_password(where)[:200]
     try:
         parts = urlsplit(where)
-    except ValueError as error:
-        raise ValueError(f"backend {url!r} is no URL ({error}); {_EXPECTED}") from None
+    except ValueError:  # its text may have the password
+        raise ValueError(f"backend {url!r} is no URL; {_EXPECTED}") from None
     make = _MAKERS.get(parts.scheme)
     if make is None:
         raise ValueError(f"backend {url!r} is not known; {_EXPECTED}")
@@ -90,11 +90,14 @@ def _sqlite(url: str, parts: SplitResult) -> Backend:
 
 def _nats(url: str, parts: SplitResult) -> Backend:
     from invoke_retry.backends.nats import NATSBackend  # noqa: PLC0415
+    from invoke_retry.backends.nats.address import NOT_ENCODED  # noqa: PLC0415
 
     options: _Options = {
         **_COMMON, "lease": float, "replicas": int, "creds": str, "tls_ca": str, "tls_cert": str,
-        "tls_key": str,
+        "tls_key": str, "read_only": _yes,
     }  # fmt: skip
+    if "@" in parts.query:
+        raise ValueError(f"backend {url!r}: {NOT_ENCODED}")
     server = parts._replace(query="").geturl()
     return NATSBackend(server, **_options(url, parts.query, options))
 

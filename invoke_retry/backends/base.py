@@ -43,15 +43,17 @@ class Claim:
         token: The record's token when it was taken. If it is another now, the claim is lost.
         slot: The service whose slot the runner holds for it.
         died: What was being done for it has failed with the process that did it.
+        is_lost: Somebody else has decided over it before it was begun.
     """
 
-    __slots__ = ("died", "record", "slot", "token")
+    __slots__ = ("died", "is_lost", "record", "slot", "token")
 
     def __init__(self, record: Record) -> None:
         self.record = record
         self.token = record.token
         self.slot: str | None = None
         self.died = False
+        self.is_lost = False
 
 
 class Runner(Protocol):
@@ -154,7 +156,8 @@ class Finding(NamedTuple):
 
     Attributes:
         level: `ok`; `warning`: a person should look at it; `bad`: something does not work.
-        what: A short name: `file`, `disk`, `schema`, `sqlite`, `log`, `lock`, `workers`, `stuck`,
+        what: A short name: `file`, `disk`, `schema`, `sqlite`, `log`, `lock` (SQLite), `server`,
+            `account`, `stream`, `replicas`, `sync`, `consumers` (NATS), `workers`, `stuck`,
             `overdue`, `paused`, `parked`, `dead`, `integrity`, or `backend`.
         text: What is so, what is wrong with it, and what to do. It may contain text that is
             stored, as it is.
@@ -389,5 +392,5 @@ def at_least(name: str, value: object, least: int) -> int:
 
 
 def without_password(url: str) -> str:
-    """A URL that can be shown."""
-    return re.sub(r"(?<=://)[^/?#]*@", "***@", url)
+    """A URL that can be shown; also one whose password has a character that must not be there."""
+    return re.sub(r"(?<=://)[^/].*@", "***@", url)

@@ -27,21 +27,31 @@ def register(app: typer.Typer) -> None:
         out = Output("counts", as_json=as_json)
         async with opened(store) as look:
             total = await look.counts()
-            kept = await tally(look.backend)
+            kept, why_not = await look_at_tally(look.backend)
             paused = sorted(await look.paused())
         if as_json:
             out.json({"counts": total, "services": kept, "paused": paused})
             return
         out.table(*counts_table(out, total, kept or {}, paused))
+        if why_not is not None:
+            out.note(f"not by service: {out.plain(why_not)}")
 
 
 async def tally(backend: Backend) -> Tally | None:
     """What is kept by service and state; None where the engine cannot tell."""
+    return (await look_at_tally(backend))[0]
+
+
+async def look_at_tally(backend: Backend) -> tuple[Tally | None, str | None]:
+    """The same, and why it cannot."""
     try:
         found = await backend.tally()
-    except BackendError:
-        return None
-    return {name: {str(state): n for state, n in states.items()} for name, states in found.items()}
+    except BackendError as error:
+        return None, str(error)
+    by_name = {
+        name: {str(state): n for state, n in states.items()} for name, states in found.items()
+    }
+    return by_name, None
 
 
 def counts_table(

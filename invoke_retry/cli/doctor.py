@@ -31,13 +31,13 @@ def register(app: typer.Typer) -> None:
         deep: Annotated[
             bool,
             typer.Option(
-                "--deep", help="Have the whole file checked; takes as long as reading it."
+                "--deep", help="Have the whole store checked; takes as long as reading it."
             ),
         ] = False,
         store: StoreOption = None,
         as_json: JsonOption = False,
     ) -> ExitCode:
-        """Whether all is well: the file, SQLite, processes, overdue and stuck work, the lock.
+        """Whether all is well: the file or the server, processes, overdue and stuck work.
 
         Ends with 0 if all is well, with 1 if something is bad or a person should look at it.
         It only looks: nothing is changed, and nobody is held up.

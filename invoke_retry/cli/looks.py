@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 from invoke_retry.backends import Query
 from invoke_retry.cli.counting import Tally, tally
 from invoke_retry.cli.stores import Store
+from invoke_retry.errors import BackendError
 from invoke_retry.models import ErrorInfo, Invocation, State, utc_time
 
 MINUTE: Final = 60.0
@@ -60,10 +61,18 @@ async def take_look(store: Store) -> Look:
     failures: list[Failure] = []
     for state in _FAILING:
         if counts[state]:
-            found = await store.found(Query(state=state, limit=_OF_EACH_STATE))
+            found = await _newest(store, state)
             failures += [failure for each in found if (failure := _failure(each)) is not None]
     failures.sort(key=lambda failure: failure.at, reverse=True)
     return Look(utc_time(store.clock.utc()), counts, services, paused, failures)
+
+
+async def _newest(store: Store, state: State) -> list[Invocation]:
+    """The newest of that state; none where the engine cannot search so many."""
+    try:
+        return await store.found(Query(state=state, limit=_OF_EACH_STATE))
+    except BackendError:  # if it does not answer at all, the next look says so
+        return []
 
 
 def _failure(invocation: Invocation) -> Failure | None:

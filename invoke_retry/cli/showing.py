@@ -12,6 +12,7 @@ from rich.text import Text
 from invoke_retry.cli.commands import LOOKING, command
 from invoke_retry.cli.options import JsonOption, RevealOption, StoreOption
 from invoke_retry.cli.output import Output, state_text
+from invoke_retry.cli.safe import clean
 from invoke_retry.cli.stores import opened
 from invoke_retry.cli.timeline import events_of, timeline
 from invoke_retry.cli.times import ago, duration, moment
@@ -60,7 +61,7 @@ def tell_story(
     for name in ("payload", "context", "response"):
         value = getattr(invocation, name)
         if value is not None:
-            out.print(Text(f"\n{name}", "bold"), out.text(_pretty(out, value, full), lines=True))
+            out.print(Text(f"\n{name}", "bold"), Text(_pretty(out, value, full)))
     if invocation.response_omitted is not None:
         out.print(Text("\nresponse", "bold"), out.text(f"not kept: {invocation.response_omitted}"))
     if lines := timeline(events_of(invocation, now), min(_WIDEST, out.console.width)):
@@ -111,7 +112,7 @@ def _facts(out: Output, each: Invocation, now: datetime) -> Text:
 
 
 def _pretty(out: Output, value: Any, full: bool) -> str:
-    text = json.dumps(out.value(value), indent=2, ensure_ascii=False)
+    text = clean(json.dumps(out.value(value), indent=2, ensure_ascii=False), lines=True)
     if full or len(text) <= _SHORT:
         return text
     return f"{text[:_SHORT]}\n... {len(text) - _SHORT:,} more characters: --full"

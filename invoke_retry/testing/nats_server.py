@@ -18,7 +18,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -32,9 +32,11 @@ __all__ = ["NatsCluster", "NatsServer", "NatsServerError"]
 _HOST = "127.0.0.1"
 _PATIENCE = 30.0
 _TRIES = 5
+_TAKEN = "address already in use"
 # Below what systems give to outgoing connections. Else a client that looks for a server which is
 # down could be given that very port for itself, be connected with itself, and keep the server out.
 _PORTS = range(20_000, 32_000)
+_given: set[int] = set()  # one that is chosen is in use only when its server has started
 # It ends the server when this process is gone, however that ended: the pipe then closes.
 _GUARD = """
 import os, sys
@@ -106,7 +108,7 @@ class NatsServer:
             if user is not None
             else f"{quote(token, safe='')}@" if token is not None else ""
         )  # fmt: skip
-        self._settings = {"server_name": name, **dict(settings or {})}
+        self._settings: dict[str, object] = {"server_name": name, **(settings or {})}
         if user is not None:
             self._settings["authorization"] = {"user": user, "password": password}
         elif token is not None:
@@ -172,6 +174,16 @@ class NatsServer:
         """Whether its process lives; a stopped one (SIGSTOP) does."""
         return self._process is not None and self._process.poll() is None
 
+    def join(self, cluster: str, listen: str, routes: Sequence[str]) -> None:
+        """Be one of a cluster from its next start on; `NatsCluster` does this.
+
+        Args:
+            cluster: Its name.
+            listen: Where the other servers find this one, `127.0.0.1:port`.
+            routes: Where this one finds them, `nats-route://127.0.0.1:port` each.
+        """
+        self._settings["cluster"] = {"name": cluster, "listen": listen, "routes": [*routes]}
+
     def start(self, *, seconds: float = _PATIENCE) -> None:
         """Start it, and wait until its JetStream works; nothing if it runs.
 
@@ -212,7 +224,7 @@ class NatsServer:
         while not self._is_ready():
             if not self.is_running:
                 tries -= 1
-                if not (tries and self._is_own_port and "address already in use" in self._tail()):
+                if not (tries and self._is_own_port and _TAKEN in self._tail()):
                     raise NatsServerError(f"nats-server has ended: {self._tail()}")
                 self._release()
                 self._choose_ports()
@@ -360,27 +372,30 @@ class NatsCluster:
     """
 
     def __init__(self, folder: Path | str | None = None, **options: Any) -> None:
-        settings: dict[str, object] = options.pop("settings", None) or {}
-        routes = [free_port() for _ in range(3)]
-        self.nodes: list[NatsServer] = []
-        for number, route in enumerate(routes, 1):
-            cluster = {
-                "name": "invoke-retry",
-                "listen": f"{_HOST}:{route}",
-                "routes": [f"nats-route://{_HOST}:{other}" for other in routes if other != route],
-            }
-            name = f"n{number}"
-            self.nodes.append(
-                NatsServer(
-                    Path(folder) / name if folder is not None else None,
-                    name=name,
-                    settings={**settings, "cluster": cluster},
-                    **options,
-                )
-            )
+        self.nodes = [
+            NatsServer(Path(folder) / name if folder is not None else None, name=name, **options)
+            for name in ("n1", "n2", "n3")
+        ]
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
+        for left in reversed(range(_TRIES)):
+            self._choose_routes()
+            try:
+                self._start()
+                break
+            except NatsServerError as error:  # somebody has taken a port in between
+                if not (left and _TAKEN in str(error)):
+                    raise
+        return self
+
+    def _choose_routes(self) -> None:
+        routes = [free_port() for _ in self.nodes]
+        for node, own in zip(self.nodes, routes, strict=True):
+            others = [f"nats-route://{_HOST}:{route}" for route in routes if route != own]
+            node.join("invoke-retry", f"{_HOST}:{own}", others)
+
+    def _start(self) -> None:
         with ExitStack() as stack:
             for node in self.nodes:
                 stack.callback(node.close)
@@ -388,7 +403,6 @@ class NatsCluster:
             for node in self.nodes:
                 node.wait_ready()
             self._stack = stack.pop_all()
-        return self
 
     def __exit__(
         self,
@@ -425,14 +439,19 @@ class NatsCluster:
 def free_port() -> int:
     """One on 127.0.0.1 that nobody listens on now, and that no outgoing connection is given."""
     chance = random.SystemRandom()
+    if len(_given) > len(_PORTS) // 2:
+        _given.clear()
     for _ in range(1_000):
         port = chance.choice(_PORTS)
+        if port in _given:
+            continue
         with socket.socket() as probe:
             try:
                 probe.bind((_HOST, port))
             except OSError:
                 continue
-            return port
+        _given.add(port)
+        return port
     raise NatsServerError(f"no port of {_PORTS.start} to {_PORTS.stop - 1} is free on {_HOST}")
 
 

@@ -113,7 +113,7 @@ def test_show_tells_the_whole_story(path: Path, cids: dict[str, str]) -> None:
         cids["failed"], "failed (exhausted)", "target          fail", "callback        tell",
         "shop (K0",
         "3 of 3, interval 0 ms", "ConnectionError: the CRM is down", '"order": 7', "timeline",
-        "attempts", "exhausted",
+        "attempts", "exhausted", '"password": "***"',
     ):  # fmt: skip
         assert text in done.out, text
     assert "Traceback" not in done.out

@@ -145,6 +145,16 @@ def test_a_port_that_was_free_a_moment_ago(monkeypatch: pytest.MonkeyPatch) -> N
             assert second.port != first.port
 
 
+def test_the_port_of_a_route_that_was_free_a_moment_ago(monkeypatch: pytest.MonkeyPatch) -> None:
+    with NatsServer() as first:
+        free, first_choice = nats_server.free_port, [first.port]
+        monkeypatch.setattr(
+            nats_server, "free_port", lambda: first_choice.pop() if first_choice else free()
+        )
+        with NatsCluster() as cluster:
+            assert all(node.is_running for node in cluster.nodes)
+
+
 def test_it_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     def nothing(name: str) -> None:
         raise PackageNotFoundError(name)

@@ -11,6 +11,10 @@ from urllib.parse import unquote, urlsplit
 from invoke_retry.backends.base import without_password
 
 DEFAULT_STREAM = "invoke_retry"
+NOT_ENCODED = (
+    "its user, password or token has a character that must be percent-encoded (/ as %2F, ? as %3F, "
+    "# as %23)"
+)
 _PORT = 4222
 _LONGEST = 64
 
@@ -44,6 +48,8 @@ def address(url: object, stream: str | None) -> Address:
         parts = urlsplit(url)
     except ValueError:
         parts = urlsplit("")
+    if "@" in f"{parts.path}{parts.query}{parts.fragment}":
+        raise ValueError(f"url {shown!r}: {NOT_ENCODED}")
     if parts.scheme not in ("nats", "tls") or parts.query or parts.fragment:
         raise ValueError(f"url is {shown!r}, but must be nats://host:port/stream, or tls://...")
     before, _, hosts = parts.netloc.rpartition("@")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -12,15 +12,14 @@ from invoke_retry import machine
 from invoke_retry.backends.base import (
     DAY,
     DEFAULT_MAX_BYTES,
-    Backend,
     Claim,
-    Query,
     Runner,
     T,
     Transition,
     at_least,
 )
 from invoke_retry.backends.nats.address import address, checked_options, tls_context
+from invoke_retry.backends.nats.asked import Asked
 from invoke_retry.backends.nats.beginning import StreamClaim
 from invoke_retry.backends.nats.chores import Chores
 from invoke_retry.backends.nats.connection import Connection
@@ -41,7 +40,6 @@ from invoke_retry.errors import (
     InvocationNotFound,
     NotRunning,
 )
-from invoke_retry.models import State
 from invoke_retry.record import FINAL, Record
 
 _MOST_TRIES = 100
@@ -49,7 +47,7 @@ _CLOSE_SECONDS = 3.0
 _LEFT = "the store is closed: its coordinator was left; make and enter another one"
 
 
-class NATSBackend(Backend):
+class NATSBackend(Asked):
     """Keeps invocations in a stream of a NATS server, which any number of processes may share.
 
     What was accepted is on the server's disk, or on those of most of its replicas. A process that
@@ -70,6 +68,8 @@ class NATSBackend(Backend):
         options: What else nats-py's `connect` takes (`nkeys_seed`, `tls_hostname`, ...).
         max_waiting: Counted by the server, so that several processes that accept at the same time
             may pass it by a few.
+        read_only: Look only: no stream is made, and one that is not as it must be is no error. For
+            a coordinator with `work=False`.
 
     Raises:
         ValueError: An argument is out of range.
@@ -94,6 +94,7 @@ class NATSBackend(Backend):
         retention: Duration = 7 * DAY,
         dead_retention: Duration = 30 * DAY,
         park_for: Duration = 7 * DAY,
+        read_only: bool = False,
     ) -> None:
         super().__init__(
             max_waiting=max_waiting,
@@ -103,6 +104,7 @@ class NATSBackend(Backend):
             park_for=park_for,
         )
         self._address = address(url, stream)
+        self.read_only = read_only
         self.replicas = at_least("replicas", replicas, 1)
         self.lease = seconds_of("lease", lease)
         if self.lease < 1:
@@ -130,6 +132,9 @@ class NATSBackend(Backend):
         self._is_open = False
         self._is_closed = False
 
+    def __str__(self) -> str:
+        return f"{self._address.where}/{self._address.stream}"
+
     # Opening and closing.
 
     async def open(self, clock: Clock, runner: Runner | None) -> None:
@@ -142,6 +147,8 @@ class NATSBackend(Backend):
                 "NATSBackend talks to a server, which virtual time does not wait for; use "
                 "memory:// under VirtualLoop, or the usual event loop"
             )
+        if self.read_only and runner is not None:
+            raise InvalidState("a store that is read_only runs nothing: pass work=False")
         self._clock, self._pid, self._runner = clock, os.getpid(), runner
         self._chores.runner = runner
         self._store = Store(self._connection, self._layout, clock)
@@ -152,7 +159,7 @@ class NATSBackend(Backend):
         self._stream = Stream(self._connection, self._layout, self.lease, self.replicas)
         await self._connection.open()
         check_version(self._connection.server_version)
-        await self._stream.prepare()
+        await (self._stream.find() if self.read_only else self._stream.prepare())
         self._store.shift = await self._stream.shift(clock)
         self._is_open = True
         if runner is not None:
@@ -208,7 +215,7 @@ class NATSBackend(Backend):
     # What the coordinator asks for.
 
     async def accept(self, record: Record) -> Record:
-        self._check()
+        self._check(to_change=True)
         if self.max_waiting is not None:
             await self._room.make(record)
         op = self._store.new_op()
@@ -234,7 +241,7 @@ class NATSBackend(Backend):
         self, claim: Claim, transition: Transition[T], *args: T.args, **kwargs: T.kwargs
     ) -> bool:
         assert isinstance(claim, StreamClaim)
-        self._check()
+        self._check(to_change=True)
         before = claim.record
         after = before.copy()
         transition(after, *args, **kwargs)
@@ -272,7 +279,7 @@ class NATSBackend(Backend):
     async def amend(
         self, cid: str, transition: Transition[T], *args: T.args, **kwargs: T.kwargs
     ) -> Record:
-        self._check()
+        self._check(to_change=True)
         op, record = self._store.new_op(), None
         for _ in range(_MOST_TRIES):
             try:
@@ -355,7 +362,7 @@ class NATSBackend(Backend):
         return await self._news.outcome(cid, self.get)
 
     async def set_paused(self, service: str, *, paused: bool) -> bool:
-        self._check()
+        self._check(to_change=True)
         changed = await self._news.set_paused(service, paused=paused)
         if self._working is not None:
             await self._working.heed_paused()
@@ -365,29 +372,16 @@ class NATSBackend(Backend):
         self._check()
         return await self._news.paused()
 
-    async def search(self, query: Query) -> Sequence[Record]:
-        self._check()
-        if query.after is not None and not is_cid(query.after):
-            raise unknown(query.after)
-        return await self._looking.search(query)
-
-    async def counts(self) -> dict[State, int]:
-        """Exact up to 2,000 messages in the stream, else each state is counted a moment later.
-
-        What was pruned is counted by what processes have told, once a second: of one that is
-        killed, the last second is missing.
-        """
-        self._check()
-        return await self._looking.counts()
-
     @property
     def _time(self) -> Clock:
         assert self._clock is not None
         return self._clock
 
-    def _check(self) -> None:
+    def _check(self, *, to_change: bool = False) -> None:
         if self._is_closed:
             raise NotRunning(_LEFT)
+        if to_change and self.read_only:
+            raise BackendError(f"the store {self} is open for looking only (read_only)")
         if self._pid != os.getpid():
             raise BackendError(
                 f"the connection to {self._address.where} was opened by process {self._pid}, and "

@@ -63,9 +63,22 @@ class Client(Protocol):
     async def close(self) -> None: ...
 
 
+class _Careful(_Unchecked):
+    """Shows its credentials to no server of a `tls://` URL that does not speak TLS."""
+
+    def _connect_command(self) -> bytes:
+        server = self._current_server
+        is_safe = self._server_info.get("tls_required") or self.options["tls_handshake_first"]
+        if server is not None and server.uri.scheme == "tls" and not is_safe:
+            raise ConnectionError(
+                "it does not offer TLS, which tls:// demands; it was told nothing"
+            )
+        return super()._connect_command()
+
+
 def new_client() -> Client:
     """One that is not connected."""
-    return cast("Client", _Unchecked())
+    return cast("Client", _Careful())
 
 
 async def greet(
@@ -127,16 +140,25 @@ def is_hang_up(reason: str) -> bool:
     return "reset by peer" in reason or "EOF" in reason or "roken pipe" in reason
 
 
-def server_version(client: Client) -> str:
+def server_info(client: Client) -> dict[str, Any]:
     """What the server says of itself."""
-    return str(client._server_info.get("version", "?"))  # pyright: ignore[reportPrivateUsage]
+    return dict(client._server_info)  # pyright: ignore[reportPrivateUsage]
+
+
+def server_version(client: Client) -> str:
+    """Its version."""
+    return str(server_info(client).get("version", "?"))
 
 
 async def closed(client: Client) -> None:
     """Let go of it, whatever it is in."""
+    subscriptions: tuple[Any, ...] = tuple(getattr(client, "_subs", {}).values())
     with suppress(Exception):
         async with asyncio.timeout(_CLOSE_SECONDS):
             await client.close()
+    for subscription in subscriptions:  # it does not come to them if the server does not answer
+        if (listening := subscription._wait_for_msgs_task) is not None:
+            listening.cancel()
     for name in ("_flusher_task", "_reading_task", "_ping_interval_task"):
         task: asyncio.Task[None] | None = getattr(client, name, None)
         if task is not None and task.done() and not task.cancelled():

@@ -26,6 +26,7 @@ from invoke_retry.backends.nats.client import (
     greet,
     is_hang_up,
     new_client,
+    server_info,
     server_version,
     why_hung_up,
 )
@@ -127,6 +128,16 @@ class Connection:
         return "?" if client is None else server_version(client)
 
     @property
+    def server(self) -> dict[str, Any]:
+        """All that the server says of itself; nothing while there is no connection."""
+        return {} if self._client is None else server_info(self._client)
+
+    @property
+    def where(self) -> str:
+        """How the server is spoken of, without secrets."""
+        return self._where
+
+    @property
     def max_body(self) -> int:
         """How many bytes the body of a message may have."""
         client = self._client
@@ -161,7 +172,7 @@ class Connection:
             await closed(client)
             if not isinstance(error, Exception):
                 raise
-            reason = self._latest or text_of(error) or type(error).__name__
+            reason = self._latest or _reason(error)
             if is_hang_up(reason):
                 reason = await why_hung_up(self._known, self._options) or reason
             raise Unreachable(f"no connection to {self._where}: {reason}") from None
@@ -210,7 +221,7 @@ class Connection:
             raise Unreachable(f"no connection to {self._where}: {self._latest or 'it was lost'}")
 
     async def _on_error(self, error: Exception) -> None:
-        self._latest = text_of(error) or type(error).__name__
+        self._latest = _reason(error)
         denied = re.search(r'publish to "([^"]+)"', self._latest, re.IGNORECASE)
         if denied is not None:
             for subject, future, _ in list(self._waiting.values()):
@@ -293,6 +304,14 @@ class Connection:
         data = b"" if what is None else json.dumps(what).encode()
         return answered(await self.request(f"$JS.API.{name}", data))
 
+    async def ask(self, subject: str) -> dict[str, Any]:
+        """Ask the server something else.
+
+        Raises:
+            BackendError: It refuses, or does not answer.
+        """
+        return answered(await self.request(subject))
+
     async def collect(self, subject: str, data: bytes) -> list[Message]:
         """Send something that is answered by many messages, up to one that has a status.
 
@@ -361,6 +380,14 @@ class Connection:
         waiting = self._waiting.get(message.subject)
         if waiting is not None and not waiting.future.done():
             waiting.future.set_result(message)
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, TimeoutError):
+        return text_of(error) or "it does not answer"
+    if isinstance(error, ImportError):
+        return f"nats-py needs {error.name} for these credentials: pip install {error.name}"
+    return text_of(error) or type(error).__name__
 
 
 def _calls(handler: Handler) -> Callable[[Message], Awaitable[None]]:

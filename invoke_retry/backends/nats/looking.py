@@ -30,6 +30,11 @@ _PLACES = ("due", "at", "run", "park", "end")
 _FINAL: Final[tuple[State, ...]] = ("succeeded", "failed", "cancelled", "dead")
 _TOTALS = "ctl.totals.all"
 _TRIES = 20
+_INSTEAD = (
+    "ask for another state (dead, failed, parked), for one of them by its cid, or for the counts "
+    "by state"
+)
+_NOT_BY_TARGET = "the counts by state are known all the same"
 
 
 class Looking:
@@ -139,32 +144,83 @@ class Looking:
 
     async def search(self, query: Query) -> Sequence[Record]:
         """Records that fit, newest first by when they were accepted."""
-        base = self._layout.base
-        after: Record | None = None
-        if query.after is not None:
-            found = await self._store.newest(query.after)
-            if found is None:
-                raise unknown(query.after)
-            after = found.record
-        records = await self._read(*_filters(base, query.state))
+        after = await self._after(query)
+        records = await self._read(_filters(self._layout.base, query.state), "to search", _INSTEAD)
         records.sort(key=_age, reverse=True)
         fitting = (
             record
             for record in records
-            if query.fits(record) and (after is None or _age(record) < _age(after))
+            if query.fits(record) and (after is None or _age(record) < after)
         )
         return [record for record, _ in zip(fitting, range(query.limit), strict=False)]
 
-    async def _read(self, *filters: str) -> list[Record]:
+    async def cids(self, query: Query) -> list[str]:
+        """The ids of all records that fit, newest first, however many must be read.
+
+        All of more than `MOST_READ` are not read, and come in the order of their ids.
+        """
+        after = await self._after(query)
+        if query == Query(limit=query.limit) and await self.count(self._all) > MOST_READ:
+            return await self._all_cids()
+        newest: dict[str, tuple[int, tuple[float, str], bool]] = {}
+        for where in _filters(self._layout.base, query.state):
+            begin: int | None = 0
+            while begin is not None:
+                page, begin = await self.page(where, begin)
+                for found in filter(None, map(self.loaded, page)):
+                    record, sequence = found.record, found.sequence
+                    if record.cid not in newest or newest[record.cid][0] < sequence:
+                        newest[record.cid] = sequence, _age(record), query.fits(record)
+        ages = [age for _, age, fits in newest.values() if fits and (after is None or age < after)]
+        return [cid for _, cid in sorted(ages, reverse=True)]
+
+    async def _all_cids(self) -> list[str]:
+        """By the subjects alone, which the server lists."""
+        cids: set[str] = set()
+        what: dict[str, object] = {"subjects_filter": self._all}
+        offset, total = 0, 1
+        while offset < total:
+            told = await self._store.connection.api(
+                f"STREAM.INFO.{self._layout.stream}", {**what, "offset": offset}
+            )
+            subjects: dict[str, int] = told["state"].get("subjects") or {}
+            cids |= {cid_of(each) for each in subjects if place_of(each) in _PLACES}
+            offset, total = offset + len(subjects), int(told.get("total", 0)) if subjects else 0
+        return sorted(cids)
+
+    async def tally(self) -> dict[str, dict[State, int]]:
+        """How many records are kept, by target and state.
+
+        Raises:
+            BackendError: There are too many of them.
+        """
+        tally: dict[str, dict[State, int]] = {}
+        for record in await self._read((self._all,), "to count by their target", _NOT_BY_TARGET):
+            states = tally.setdefault(record.target, {})
+            states[record.state] = states.get(record.state, 0) + 1
+        return tally
+
+    @property
+    def _all(self) -> str:
+        return f"{self._layout.base}.>"
+
+    async def _after(self, query: Query) -> tuple[float, str] | None:
+        if query.after is None:
+            return None
+        found = await self._store.newest(query.after)
+        if found is None:
+            raise unknown(query.after)
+        return _age(found.record)
+
+    async def _read(self, filters: Sequence[str], what_for: str, instead: str) -> list[Record]:
         """The newest of each record that stands there."""
         total = 0
         for where in filters:
             total += await self.count(where)
         if total > MOST_READ:
             raise BackendError(
-                f"there are {total:,} messages to search, and NATS finds them by nothing but their "
-                f"state: at most {MOST_READ:,} are read; ask with another state= (dead, failed, "
-                "parked), ask get(cid) for one of them, or counts() for how many there are"
+                f"there are {total:,} messages {what_for}, and NATS finds them by nothing but "
+                f"their state: at most {MOST_READ:,} are read; {instead}"
             )
         return await self._newest_of(filters, MOST_READ)
 
@@ -178,35 +234,45 @@ class Looking:
         return [found.record for found in newest.values()]
 
     async def _load(self, where: str, limit: int = MOST_READ) -> list[Found]:
-        found: list[Found] = []
-        for message in await self.messages(where, limit):
-            headers = message.headers or {}
-            subject = headers.get("Nats-Subject", "")
-            if len(subject.split(".")) < 5 or place_of(subject) not in _PLACES:
-                continue
-            sequence = int(headers.get("Nats-Sequence", 0))
-            try:
-                found.append(load(message.data, self._store.shift, subject, sequence))
-            except Unreadable as error:
-                spoilt = damaged(cid_of(subject), str(error))
-                found.append(Found(spoilt, subject, sequence, 0, "", None))
-        return found
+        messages = await self.messages(where, limit)
+        return [found for each in messages if (found := self.loaded(each)) is not None]
+
+    def loaded(self, message: Message) -> Found | None:
+        """The record that a message is; None if it is none. What is damaged is shown as parked."""
+        headers = message.headers or {}
+        subject = headers.get("Nats-Subject", "")
+        if len(subject.split(".")) < 5 or place_of(subject) not in _PLACES:
+            return None
+        sequence = int(headers.get("Nats-Sequence", 0))
+        try:
+            return load(message.data, self._store.shift, subject, sequence)
+        except Unreadable as error:
+            return Found(damaged(cid_of(subject), str(error)), subject, sequence, 0, "", None)
 
     async def messages(self, where: str, limit: int) -> list[Message]:
         """What stands there, oldest first."""
         messages: list[Message] = []
-        after = 0
-        while len(messages) < limit:
-            what = {"seq": after + 1, "next_by_subj": where, "batch": min(_PAGE, limit)}
-            page = await self._collect(json.dumps(what).encode())
+        after: int | None = 0
+        while after is not None and len(messages) < limit:
+            page, after = await self.page(where, after, min(_PAGE, limit))
             messages += page
-            if not page:
-                break
-            headers = page[-1].headers or {}
-            after = int(headers.get("Nats-Sequence", 0))
-            if headers.get("Nats-Num-Pending", "0") == "0":
-                break
         return messages
+
+    async def page(
+        self, where: str, after: int, size: int = _PAGE
+    ) -> tuple[list[Message], int | None]:
+        """A part of what stands there, oldest first, and after which number the next one begins.
+
+        Returns:
+            The messages, and None instead of a number if they are the last ones.
+        """
+        what = {"seq": after + 1, "next_by_subj": where, "batch": size}
+        page = await self._collect(json.dumps(what).encode())
+        if not page:
+            return page, None
+        headers = page[-1].headers or {}
+        is_last = headers.get("Nats-Num-Pending", "0") == "0"
+        return page, None if is_last else int(headers.get("Nats-Sequence", 0))
 
 
 def _filters(base: str, state: State | None) -> tuple[str, ...]:

@@ -18,7 +18,9 @@ OLDEST: Final = (2, 14)
 _TRIES = 4
 _CLOCK_SAMPLES = 3
 _NANO = 1_000_000_000
+_LOOK_SECONDS = 2.0
 _STREAM_MISSING, _CONSUMER_MISSING = 10059, 10014
+_LIMITS: Final = {"max_msgs": -1, "max_bytes": -1, "max_age": 0}
 
 
 def check_version(version: str) -> None:
@@ -56,7 +58,18 @@ class Stream:
         Raises:
             BackendError: It is there, and is not as it must be, or cannot be made.
         """
-        wanted = {
+        is_new, told = await self._made(
+            f"STREAM.INFO.{self.name}",
+            _STREAM_MISSING,
+            f"STREAM.CREATE.{self.name}",
+            {"name": self.name, **self._wanted, **_LIMITS, "num_replicas": self._replicas},
+        )
+        if not is_new and (wrong := self.wrong(told["config"])):
+            raise BackendError(wrong)
+
+    @property
+    def _wanted(self) -> dict[str, Any]:
+        return {
             "subjects": [f"{self._layout.base}.>"],
             "retention": "workqueue",
             "storage": "file",
@@ -66,15 +79,59 @@ class Stream:
             "allow_msg_schedules": True,
             "allow_msg_ttl": True,
         }
-        limits = {"max_msgs": -1, "max_bytes": -1, "max_age": 0}
-        is_new, told = await self._made(
-            f"STREAM.INFO.{self.name}",
-            _STREAM_MISSING,
-            f"STREAM.CREATE.{self.name}",
-            {"name": self.name, **wanted, **limits, "num_replicas": self._replicas},
-        )
-        if not is_new:
-            self._check(f"the stream {self.name}", told["config"], {**wanted, **limits})
+
+    def wrong(self, config: Mapping[str, Any]) -> str:
+        """What is wrong with the stream, and what to do; nothing if it is as it must be."""
+        return _wrong(f"the stream {self.name}", config, {**self._wanted, **_LIMITS})
+
+    async def find(self) -> None:
+        """Whether the stream is there; nothing is made.
+
+        Raises:
+            BackendError: It is not, or it is somebody else's.
+        """
+        where = self._connection.where
+        try:
+            told = await self.info()
+        except ApiError as error:
+            if error.err_code != _STREAM_MISSING:
+                raise
+            there = ", ".join(await self._others())
+            raise BackendError(
+                f"there is no store {self.name} on {where}; "
+                + (f"there are: {there}" if there else "check the stream's name in the URL")
+            ) from None
+        subjects: list[str] = told["config"].get("subjects") or []
+        if f"{self._layout.base}.>" not in subjects:
+            raise BackendError(
+                f"the stream {self.name} on {where} is no store of invoke_retry: its subjects are "
+                f"{', '.join(subjects[:5]) or 'none'}; check the stream's name in the URL"
+            )
+
+    async def info(self) -> dict[str, Any]:
+        """What the server says of the stream.
+
+        Raises:
+            BackendError: It is not there, or there is no answer within some seconds.
+        """
+        loop = asyncio.get_running_loop()
+        until = loop.time() + _LOOK_SECONDS
+        while True:
+            try:
+                return await self._connection.api(f"STREAM.INFO.{self.name}")
+            except (Unreachable, ApiError) as error:
+                is_passing = isinstance(error, Unreachable) or error.code == 503
+                if not is_passing or loop.time() > until:
+                    raise
+            await asyncio.sleep(0.2)
+
+    async def _others(self) -> list[str]:
+        """The stores that there are, if one may know."""
+        try:
+            told = await self._connection.api("STREAM.NAMES", {"subject": "ir.>"})
+        except BackendError:
+            return []
+        return sorted(map(str, told.get("streams") or []))[:10]
 
     async def prepare_consumer(self, service: str, max_running: int | None) -> None:
         """Make the consumer of a service if it is not there.
@@ -84,11 +141,9 @@ class Stream:
         """
         name = token(service)
         wanted = {
-            "ack_policy": "explicit",
-            "filter_subject": self._layout.due_for(service),
+            **self._wanted_of(service),
             "ack_wait": int(self._lease * _NANO),
             "max_ack_pending": -1 if max_running is None else max_running,
-            "max_deliver": -1,
         }
         config = {
             "name": name, "durable_name": name, "deliver_policy": "all", "max_waiting": 5_000,
@@ -100,8 +155,21 @@ class Stream:
             f"CONSUMER.CREATE.{self.name}.{name}.{wanted['filter_subject']}",
             {"stream_name": self.name, "config": config, "action": "create"},
         )
-        if not is_new:
-            self._check(f"the consumer {name} of the stream {self.name}", told["config"], wanted)
+        what = f"the consumer {name} of the stream {self.name}"
+        if not is_new and (wrong := _wrong(what, told["config"], wanted)):
+            raise BackendError(wrong)
+
+    def _wanted_of(self, service: str) -> dict[str, Any]:
+        return {
+            "ack_policy": "explicit",
+            "filter_subject": self._layout.due_for(service),
+            "max_deliver": -1,
+        }
+
+    def wrong_consumer(self, service: str, config: Mapping[str, Any]) -> str:
+        """What is wrong with the consumer of a service, its lease and limit apart."""
+        what = f"the consumer {token(service)} of the stream {self.name}"
+        return _wrong(what, config, self._wanted_of(service))
 
     async def _made(
         self, ask: str, missing: int, create: str, config: Mapping[str, Any]
@@ -124,18 +192,6 @@ class Stream:
                 await asyncio.sleep(0.2)
         raise AssertionError("unreachable")  # pragma: no cover
 
-    def _check(self, what: str, config: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-        wrong = [
-            f"{name} is {config.get(name)!r}, but must be {value!r}"
-            for name, value in wanted.items()
-            if config.get(name, False if value is False else None) != value
-        ]
-        if wrong:
-            raise BackendError(
-                f"{what} is not as it must be ({'; '.join(wrong)}); it is never altered here: "
-                "change it with the nats command, or use another stream"
-            )
-
     async def clock(self) -> float:
         """What time it is on the server."""
         told = await self._connection.api(f"STREAM.INFO.{self.name}")
@@ -152,3 +208,17 @@ class Stream:
             if after - before < best:  # the quickest answer is the most exact one
                 best, shift = after - before, utc - (before + after) / 2
         return shift
+
+
+def _wrong(what: str, config: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    wrong = [
+        f"{name} is {config.get(name)!r}, but must be {value!r}"
+        for name, value in wanted.items()
+        if config.get(name, False if value is False else None) != value
+    ]
+    if not wrong:
+        return ""
+    return (
+        f"{what} is not as it must be ({'; '.join(wrong)}); it is never altered here: change it "
+        "with the nats command, or use another stream"
+    )

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 import anyio.to_thread
 
@@ -77,6 +77,7 @@ class SQLiteBackend(Backend):
     """
 
     durable = True
+    _writer_type: ClassVar[type[Writer]] = Writer
 
     def __init__(
         self,
@@ -145,7 +146,7 @@ class SQLiteBackend(Backend):
                 "this SQLiteBackend belongs to a coordinator already; make one for each"
             )
         loop = asyncio.get_running_loop()
-        if hasattr(loop, "clock"):
+        if hasattr(loop, "clock") and self._writer_type.is_threaded:
             raise BackendError(
                 "SQLiteBackend works in a thread, which virtual time does not wait for; use "
                 "memory:// under VirtualLoop, or the usual event loop"
@@ -165,7 +166,7 @@ class SQLiteBackend(Backend):
         self._clock, self._pid = clock, os.getpid()
         self._store = Store(settings, clock, works=runner is not None)
         self._upkeep = Upkeep(self._store)
-        self._writer = Writer(
+        self._writer = self._writer_type(
             self._store,
             self._upkeep,
             clock,
@@ -444,7 +445,8 @@ class SQLiteBackend(Backend):
             return
         record, cid = claim.record, claim.record.cid
         if not kept:
-            self._held.pop(cid, None)
+            if self._held.get(cid) == claim.token:  # else it is held here anew
+                del self._held[cid]
             return
         is_decided = record.outcome is None and after.outcome is not None
         record.become(after)

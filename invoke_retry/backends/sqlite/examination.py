@@ -9,8 +9,7 @@ from __future__ import annotations
 import shutil
 import sqlite3
 import stat
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from typing import Any, Literal
 
@@ -22,12 +21,11 @@ from invoke_retry.backends.sqlite.finding import MOST_ID, before, count_in, stre
 from invoke_retry.backends.sqlite.rows import READY, SPOILT
 from invoke_retry.backends.sqlite.seats import Seat, taken_seats
 from invoke_retry.backends.sqlite.store import Settings
+from invoke_retry.backends.wording import MANY, SHOWN, many, moment, names, size, span
 
 LOCK_SECONDS = 2.0
 _OVERDUE_SECONDS = 60.0
 _LONG_ATTEMPT_SECONDS = 3_600.0
-_MANY = 10_000  # nobody needs to know a larger number exactly
-_SHOWN = 5
 _LONG_LOG = 64 * 1024 * 1024
 _LITTLE_ROOM, _NO_ROOM = 256 * 1024 * 1024, 16 * 1024 * 1024
 
@@ -89,7 +87,7 @@ class Examination:
 
     def _file(self) -> Iterator[Finding]:
         told = self._path.stat()
-        text = f"{self._path} has {_size(told.st_size)}"
+        text = f"{self._path} has {size(told.st_size)}"
         others = stat.S_IMODE(told.st_mode) & 0o077
         if others:
             text += (
@@ -102,7 +100,7 @@ class Examination:
         free = shutil.disk_usage(self._path.parent).free
         level: _Level = "bad" if free < _NO_ROOM else "warning" if free < _LITTLE_ROOM else "ok"
         advice = "" if level == "ok" else ": make room, or nothing more can be accepted"
-        yield Finding(level, "disk", f"{_size(free)} are free{advice}")
+        yield Finding(level, "disk", f"{size(free)} are free{advice}")
 
     def _schema(self) -> Iterator[Finding]:
         version = self._value("PRAGMA user_version")
@@ -123,14 +121,14 @@ class Examination:
         yield Finding("ok", "sqlite", text)
 
     def _log(self) -> Iterator[Finding]:
-        size = schema.wal_size(self._path)
-        text = f"the write-ahead log has {_size(size)}"
-        if size > _LONG_LOG:
+        length = schema.wal_size(self._path)
+        text = f"the write-ahead log has {size(length)}"
+        if length > _LONG_LOG:
             text += (
                 ", and cannot be brought in: some program has kept a transaction open on the file, "
                 "or nobody works on it. Find it (lsof) and end it"
             )
-        yield Finding("warning" if size > _LONG_LOG else "ok", "log", text)
+        yield Finding("warning" if length > _LONG_LOG else "ok", "log", text)
 
     # The processes.
 
@@ -176,8 +174,8 @@ class Examination:
         for seat in self._seats:
             level: _Level = "ok"
             text = (
-                f"process {seat.pid} (seat {seat.number}) works since {_time(seat.since)} and can "
-                f"run {_names(seat.services)}"
+                f"process {seat.pid} (seat {seat.number}) works since {moment(seat.since)} and can "
+                f"run {names(seat.services)}"
             )
             if seat.is_alive is False:
                 level, text = "warning", f"{text}; it is dead, and who works takes over from it"
@@ -206,23 +204,23 @@ class Examination:
         left = sum(number for owner, number in owners if owner not in living)
         if left:
             after = "within seconds" if living else "as soon as a process works: start one"
-            text = f"{_number(left)} are held by a process that is gone; they go on {after}"
+            text = f"{many(left)} are held by a process that is gone; they go on {after}"
             yield Finding("warning", "stuck", text)
         long = self._db.execute(
             "SELECT cid, target, attempt_at FROM invocation WHERE owner IS NOT NULL "
-            f"AND state = 'running' AND attempt_at < ? ORDER BY attempt_at LIMIT {_SHOWN}",
+            f"AND state = 'running' AND attempt_at < ? ORDER BY attempt_at LIMIT {SHOWN}",
             (self._utc - _LONG_ATTEMPT_SECONDS,),
         ).fetchall()
         for cid, target, since in long:
             text = (
-                f"an attempt of {target} has run since {_time(since)}: {cid}; cancel it if it "
+                f"an attempt of {target} has run since {moment(since)}: {cid}; cancel it if it "
                 "hangs, and give its policy a timeout"
             )
             yield Finding("warning", "stuck", text)
         homeless = [name for name in self._with_work if name not in self._runnable]
         if living and homeless:
             text = (
-                f"no process can run {_names(homeless)}, of which something waits: start one that "
+                f"no process can run {names(homeless)}, of which something waits: start one that "
                 "has it"
             )
             yield Finding("bad", "stuck", text)
@@ -246,21 +244,21 @@ class Examination:
                 continue
             oldest, number = self._db.execute(
                 "SELECT min(due), count(*) FROM (SELECT due FROM invocation WHERE service = ? "
-                f"AND {READY} AND due <= ? ORDER BY due LIMIT {_MANY + 1})",
+                f"AND {READY} AND due <= ? ORDER BY due LIMIT {MANY + 1})",
                 (name, limit),
             ).fetchone()
             if number:
                 late.append((oldest, name, number))
-        for oldest, name, number in sorted(late)[:_SHOWN]:
-            text = f"{_number(number)} of {name} are due, the first for {_span(self._now - oldest)}"
+        for oldest, name, number in sorted(late)[:SHOWN]:
+            text = f"{many(number)} of {name} are due, the first for {span(self._now - oldest)}"
             if name in runnable:
                 text += ": the processes that can run it are too busy, or hang; start more of them"
             else:
                 text += ": no process that works can run it; start one"
             yield Finding("bad", "overdue", text)
-        if len(late) > _SHOWN:
+        if len(late) > SHOWN:
             yield Finding(
-                "bad", "overdue", f"and so are some of {len(late) - _SHOWN} other services"
+                "bad", "overdue", f"and so are some of {len(late) - SHOWN} other services"
             )
         if not late:
             yield Finding("ok", "overdue", "nothing has been due for more than a minute")
@@ -271,7 +269,7 @@ class Examination:
 
     def _paused(self) -> Iterator[Finding]:
         for name, since in self._paused_services:
-            yield paused_finding(name, f" since {_time(since)}")
+            yield paused_finding(name, f" since {moment(since)}")
         if not self._paused_services:
             yield Finding("ok", "paused", "no service is paused")
 
@@ -339,34 +337,3 @@ def has_reset_fault(version: tuple[int, int, int]) -> bool:
         version[:2] == mended[:2] and version >= mended for mended in ((3, 44, 6), (3, 50, 7))
     )
     return version >= (3, 7, 0) and not is_mended
-
-
-def _size(number: int) -> str:
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if number < 10_240 or unit == "GiB":
-            break
-        number //= 1_024
-    return f"{number:,} {unit}"
-
-
-def _span(seconds: float) -> str:
-    for size, unit in ((86_400, "days"), (3_600, "hours"), (60, "minutes")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} seconds"
-
-
-def _time(since: object) -> str:
-    try:
-        return datetime.fromtimestamp(since, UTC).isoformat(" ", "seconds")  # type: ignore[arg-type]
-    except (TypeError, ValueError, OverflowError, OSError):
-        return "?"
-
-
-def _number(number: int) -> str:
-    return f"{number:,}" if number <= _MANY else f"more than {_MANY:,}"
-
-
-def _names(names: Sequence[object]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(map(str, names[:_SHOWN])) + more if names else "nothing"

@@ -33,6 +33,7 @@ class Upkeep:
         self._looked_at = 0.0
         self._known: frozenset[str] = frozenset()
         self._parked_before = 0.0
+        self._taken_over: dict[str, int] = {}  # from the dead: tokens by cid
 
     def beat(self, services: Iterable[str]) -> None:
         """Say that this process is alive, and what it can run."""
@@ -50,6 +51,7 @@ class Upkeep:
             after = self._store.change(stored, machine.take_over)
             if after is not None:
                 taken.append(Stored(stored.id, after, self._store.seat))
+                self._taken_over[after.cid] = after.token
         return taken
 
     def _find_the_dead(self, db: sqlite3.Connection) -> None:
@@ -79,12 +81,18 @@ class Upkeep:
     def let_go(self, held: Mapping[str, int]) -> None:
         """Give back what stands here as ours and nobody holds: its attempt was not made.
 
-        A write whose commit failed may have been made all the same.
+        A write whose commit failed may have been made all the same. What was taken over from the
+        dead, who did begin it, is left to whoever comes next.
         """
         db, seat = self._store.db, self._store.seat
         ours = db.execute("SELECT id, cid FROM invocation WHERE owner = ?", (seat,)).fetchall()
+        cids = {cid for _, cid in ours}
+        self._taken_over = {cid: each for cid, each in self._taken_over.items() if cid in cids}
         for row, cid in ours:
             for stored in self._store.loaded("id = ?", row) if cid not in held else ():
+                if stored.record.token == self._taken_over.get(cid):
+                    db.execute("UPDATE invocation SET owner = ? WHERE id = ?", (NOBODY, row))
+                    continue
                 now = self._store.clock.monotonic()
                 self._store.change(stored, partial(machine.release, due=now))
 

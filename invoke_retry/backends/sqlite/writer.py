@@ -12,7 +12,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Collection
 from contextlib import suppress
-from typing import Any
+from typing import Any, ClassVar
 
 from invoke_retry.backends.sqlite import schema
 from invoke_retry.backends.sqlite.store import Store
@@ -69,7 +69,12 @@ class Writer:
         on_news: Called in the event loop when another process has written.
         on_long_log: Called in the event loop when a reader keeps the log from being brought in.
         services: What this process can run, for the others to know; None if it runs nothing.
+
+    Attributes:
+        is_threaded: Whether it works in a thread, which virtual time does not wait for.
     """
+
+    is_threaded: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -92,10 +97,11 @@ class Writer:
         self._ended = self._loop.create_future()
         self._beat_at = self._look_at = self._warn_at = 0.0
         self._busy_since: float | None = None
-        self._thread = threading.Thread(
-            target=self._main, name=f"invoke_retry {store.settings.path.name}", daemon=True
-        )
-        self._thread.start()
+        self._begin()
+
+    def _begin(self) -> None:
+        name = f"invoke_retry {self._store.settings.path.name}"
+        threading.Thread(target=self._main, name=name, daemon=True).start()
 
     def submit(self, job: Job) -> None:
         """Have a job done soon."""
@@ -113,14 +119,21 @@ class Writer:
         return 0.0 if since is None else self._clock.monotonic() - since
 
     def _main(self) -> None:
-        is_open = True
-        while is_open:
-            jobs, is_open = self._next()
-            self._busy_since = self._clock.monotonic()
-            if jobs:
-                self._do(jobs)
-            self._do_regularly()
-            self._busy_since = None
+        while self._turn(*self._next()):
+            pass
+
+    def _turn(self, jobs: list[Job], is_open: bool) -> bool:
+        """Do these jobs, and what is due meanwhile; after the last ones close the store."""
+        self._busy_since = self._clock.monotonic()
+        if jobs:
+            self._do(jobs)
+        self._do_regularly()
+        self._busy_since = None
+        if not is_open:
+            self._close()
+        return is_open
+
+    def _close(self) -> None:
         with suppress(sqlite3.Error, OSError, BackendError):
             if self._services is not None and self._store.is_open:
                 with self._store.transaction():
