@@ -1,10 +1,12 @@
-"""How findings speak of sizes, times, numbers and names."""
+"""How findings speak of sizes, times, numbers and names, and those that every store may have."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Final
+
+from invoke_retry.backends.base import Finding
 
 SHOWN: Final = 5
 MANY: Final = 10_000  # nobody needs to know a larger number exactly
@@ -44,3 +46,55 @@ def names(known: Sequence[object]) -> str:
     """The first of them."""
     more = f" and {len(known) - SHOWN} more" if len(known) > SHOWN else ""
     return ", ".join(map(str, known[:SHOWN])) + more if known else "nothing"
+
+
+# What is found in one store as in another.
+
+NOTHING_STUCK: Final = Finding(
+    "ok", "stuck", "nothing is left behind, and no attempt takes over an hour"
+)
+
+
+def nobody_works(unfinished: int) -> Finding:
+    """No process does."""
+    if unfinished:
+        text = f"no process works, and {unfinished:,} invocations wait for one: start one"
+        return Finding("warning", "workers", text)
+    return Finding("ok", "workers", "no process works, and nothing waits for one")
+
+
+def long_attempt(target: object, since: object, cid: object) -> Finding:
+    """One that has run for more than an hour."""
+    text = (
+        f"an attempt of {target} has run since {moment(since)}: {cid}; cancel it if it hangs, and "
+        "give its policy a timeout"
+    )
+    return Finding("warning", "stuck", text)
+
+
+def overdue_in_all(services: int) -> Iterator[Finding]:
+    """What is said after the first `SHOWN` services of which something is overdue."""
+    if services > SHOWN:
+        text = f"and so are some of {services - SHOWN} other services"
+        yield Finding("bad", "overdue", text)
+    if not services:
+        yield Finding("ok", "overdue", "nothing has been due for more than a minute")
+
+
+def parked(number: int) -> Finding:
+    """How many are."""
+    if number:
+        text = (
+            f"{number:,} cannot run and wait for what they miss; see why (parked_because), and "
+            "start a process that can run them"
+        )
+        return Finding("warning", "parked", text)
+    return Finding("ok", "parked", "nothing is parked")
+
+
+def dead(number: int) -> Finding:
+    """How many dead letters there are."""
+    if number:
+        text = f"the callbacks of {number:,} gave up; mend them and redeliver"
+        return Finding("warning", "dead", text)
+    return Finding("ok", "dead", "there are no dead letters")

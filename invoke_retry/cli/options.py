@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Final, get_args
+from typing import Annotated, Any, Final, get_args
 
 import typer
 
@@ -11,9 +12,6 @@ from invoke_retry.backends import Query
 from invoke_retry.cli.stores import ENVIRONMENT
 from invoke_retry.cli.times import seconds_from
 from invoke_retry.models import State
-
-_FILTERS = "Filters"
-
 
 STATES: Final[tuple[State, ...]] = get_args(State)
 
@@ -37,6 +35,14 @@ def _age(text: str) -> float:
         raise typer.BadParameter(str(error)) from None
 
 
+def _filter(
+    name: str, metavar: str, parser: Callable[[str], object], text: str, **more: Any
+) -> Any:
+    return typer.Option(
+        name, metavar=metavar, parser=parser, help=text, rich_help_panel="Filters", **more
+    )
+
+
 StoreOption = Annotated[
     str | None,
     typer.Option(
@@ -54,64 +60,35 @@ RevealOption = Annotated[
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 StateOption = Annotated[
     State | None,
-    typer.Option(
+    _filter(
         "--state",
-        metavar="STATE",
-        parser=_state,
+        "STATE",
+        _state,
+        f"Only those in this state: {', '.join(STATES)}.",
         autocompletion=lambda: list(STATES),
-        help=f"Only those in this state: {', '.join(STATES)}.",
-        rich_help_panel=_FILTERS,
     ),
 ]
 TargetOption = Annotated[
-    str | None,
-    typer.Option(
-        "--target",
-        metavar="SERVICE",
-        parser=_name,
-        help="Only those of this service.",
-        rich_help_panel=_FILTERS,
-    ),
+    str | None, _filter("--target", "SERVICE", _name, "Only those of this service.")
 ]
 SourceOption = Annotated[
-    str | None,
-    typer.Option(
-        "--source",
-        metavar="NAME",
-        parser=_name,
-        help="Only those that it invoked.",
-        rich_help_panel=_FILTERS,
-    ),
+    str | None, _filter("--source", "NAME", _name, "Only those that it invoked.")
 ]
 ErrorTypeOption = Annotated[
     str | None,
-    typer.Option(
+    _filter(
         "--error-type",
-        metavar="TYPE",
-        parser=_name,
-        help="Only those whose latest error is of this type, e.g. ConnectionError.",
-        rich_help_panel=_FILTERS,
+        "TYPE",
+        _name,
+        "Only those whose latest error is of this type, e.g. ConnectionError.",
     ),
 ]
 NewerOption = Annotated[
     float | None,
-    typer.Option(
-        "--newer",
-        metavar="AGE",
-        parser=_age,
-        help="Only those accepted within this time: 90s, 15m, 2h, 7d.",
-        rich_help_panel=_FILTERS,
-    ),
+    _filter("--newer", "AGE", _age, "Only those accepted within this time: 90s, 15m, 2h, 7d."),
 ]
 OlderOption = Annotated[
-    float | None,
-    typer.Option(
-        "--older",
-        metavar="AGE",
-        parser=_age,
-        help="Only those accepted before this time.",
-        rich_help_panel=_FILTERS,
-    ),
+    float | None, _filter("--older", "AGE", _age, "Only those accepted before this time.")
 ]
 
 FinishedOption = Annotated[

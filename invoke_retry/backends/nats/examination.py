@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import suppress
 from typing import Any, Final
 
+from invoke_retry.backends import wording
 from invoke_retry.backends.base import Finding, paused_finding
 from invoke_retry.backends.nats.integrity import integrity
 from invoke_retry.backends.nats.layout import token
@@ -18,7 +19,7 @@ from invoke_retry.backends.nats.server import Told, account, replicas, server, s
 from invoke_retry.backends.nats.state import Found
 from invoke_retry.backends.nats.store import Store
 from invoke_retry.backends.nats.stream import Stream
-from invoke_retry.backends.wording import SHOWN, moment, names, span
+from invoke_retry.backends.wording import SHOWN, names, span
 from invoke_retry.errors import BackendError
 
 _OVERDUE_SECONDS = 60.0
@@ -154,7 +155,6 @@ class Examination:
         limit = int(each.config.get("max_ack_pending", -1))
         if limit > 0:
             text += f", and {limit:,} may run at once"
-        wrong = ""
         if each.name == token(each.service):
             wrong = self._stream.wrong_consumer(each.service, each.config)
         else:
@@ -183,13 +183,9 @@ class Examination:
                 f"seconds ago, and can run {runnable}"
             )
             yield Finding("ok", "workers", text)
-        elif unfinished := await self._looking.unfinished() - await self._looking.count(
-            f"{self._base}.park.>"
-        ):
-            text = f"no process works, and {unfinished:,} invocations wait for one: start one"
-            yield Finding("warning", "workers", text)
         else:
-            yield Finding("ok", "workers", "no process works, and nothing waits for one")
+            unfinished, parked = await self._looking.unfinished(), await self._parked_number()
+            yield wording.nobody_works(unfinished - parked)
 
     async def _look_at_held(self) -> AsyncIterator[Finding]:
         where = f"{self._base}.run.>"
@@ -204,15 +200,12 @@ class Examination:
             and since < limit
         )
         for since, cid, target in long[:SHOWN]:
-            text = (
-                f"an attempt of {target} has run since {moment(since)}: {cid}; cancel it if it "
-                "hangs, and give its policy a timeout"
-            )
-            yield Finding("warning", "stuck", text)
+            yield wording.long_attempt(target, since, cid)
         due = {
             name: await self._looking.count(self._store.layout.due_for(name)) for name in self._used
         }
-        homeless = sorted(name for name, n in due.items() if n and name not in self._runnable)
+        runnable = self._runnable
+        homeless = sorted(name for name, n in due.items() if n and name not in runnable)
         if self._workers and homeless:
             text = (
                 f"no process can run {names(homeless)}, of which something is due: start one that "
@@ -226,8 +219,7 @@ class Examination:
             )
             yield Finding("warning", "stuck", text)
         elif not (long or (self._workers and homeless)):
-            text = "nothing is left behind, and no attempt takes over an hour"
-            yield Finding("ok", "stuck", text)
+            yield wording.NOTHING_STUCK
 
     # The work.
 
@@ -251,11 +243,8 @@ class Examination:
         for seconds, name, number in sorted(late, reverse=True)[:SHOWN]:
             text = f"{number} of {name} are due, the first for {span(seconds)}: " + self._why(name)
             yield Finding("bad", "overdue", text)
-        if len(late) > SHOWN:
-            text = f"and so are some of {len(late) - SHOWN} other services"
-            yield Finding("bad", "overdue", text)
-        if not late:
-            yield Finding("ok", "overdue", "nothing has been due for more than a minute")
+        for finding in wording.overdue_in_all(len(late)):
+            yield finding
 
     def _why(self, service: str) -> str:
         if service not in self._runnable:
@@ -278,23 +267,13 @@ class Examination:
             yield Finding("ok", "paused", "no service is paused")
 
     async def _parked(self) -> AsyncIterator[Finding]:
-        parked = await self._looking.count(f"{self._base}.park.>")
-        if parked:
-            text = (
-                f"{parked:,} cannot run and wait for what they miss; see why (parked_because), and "
-                "start a process that can run them"
-            )
-            yield Finding("warning", "parked", text)
-        else:
-            yield Finding("ok", "parked", "nothing is parked")
+        yield wording.parked(await self._parked_number())
+
+    async def _parked_number(self) -> int:
+        return await self._looking.count(f"{self._base}.park.>")
 
     async def _dead(self) -> AsyncIterator[Finding]:
-        dead = await self._looking.count(f"{self._base}.end.*.*.dead")
-        if dead:
-            text = f"the callbacks of {dead:,} gave up; mend them and redeliver"
-            yield Finding("warning", "dead", text)
-        else:
-            yield Finding("ok", "dead", "there are no dead letters")
+        yield wording.dead(await self._looking.count(f"{self._base}.end.*.*.dead"))
 
     async def _integrity(self) -> AsyncIterator[Finding]:
         for finding in await integrity(self._store, self._looking):

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from typing import Any, Literal
 
+from invoke_retry.backends import wording
 from invoke_retry.backends.base import Finding, paused_finding
 from invoke_retry.backends.sqlite import files, schema
 from invoke_retry.backends.sqlite.claims import services_with_work
@@ -190,11 +191,7 @@ class Examination:
             unfinished = self._number(
                 "SELECT sum(number) FROM total WHERE state IN ('waiting', 'running', 'notifying')"
             )
-            if unfinished:
-                text = f"no process works, and {unfinished:,} invocations wait for one: start one"
-                yield Finding("warning", "workers", text)
-            else:
-                yield Finding("ok", "workers", "no process works, and nothing waits for one")
+            yield wording.nobody_works(unfinished)
 
     def _stuck(self) -> Iterator[Finding]:
         living = {seat.number for seat in self._living}
@@ -212,11 +209,7 @@ class Examination:
             (self._utc - _LONG_ATTEMPT_SECONDS,),
         ).fetchall()
         for cid, target, since in long:
-            text = (
-                f"an attempt of {target} has run since {moment(since)}: {cid}; cancel it if it "
-                "hangs, and give its policy a timeout"
-            )
-            yield Finding("warning", "stuck", text)
+            yield wording.long_attempt(target, since, cid)
         homeless = [name for name in self._with_work if name not in self._runnable]
         if living and homeless:
             text = (
@@ -225,9 +218,7 @@ class Examination:
             )
             yield Finding("bad", "stuck", text)
         if not (left or long or (living and homeless)):
-            yield Finding(
-                "ok", "stuck", "nothing is left behind, and no attempt takes over an hour"
-            )
+            yield wording.NOTHING_STUCK
 
     # The work.
 
@@ -256,12 +247,7 @@ class Examination:
             else:
                 text += ": no process that works can run it; start one"
             yield Finding("bad", "overdue", text)
-        if len(late) > SHOWN:
-            yield Finding(
-                "bad", "overdue", f"and so are some of {len(late) - SHOWN} other services"
-            )
-        if not late:
-            yield Finding("ok", "overdue", "nothing has been due for more than a minute")
+        yield from wording.overdue_in_all(len(late))
 
     @cached_property
     def _paused_services(self) -> list[tuple[Any, Any]]:
@@ -274,21 +260,8 @@ class Examination:
             yield Finding("ok", "paused", "no service is paused")
 
     def _kept(self) -> Iterator[Finding]:
-        parked = self._number("SELECT count(*) FROM invocation WHERE state = 'parked'")
-        if parked:
-            text = (
-                f"{parked:,} cannot run and wait for what they miss; see why (parked_because), and "
-                "start a process that can run them"
-            )
-            yield Finding("warning", "parked", text)
-        else:
-            yield Finding("ok", "parked", "nothing is parked")
-        dead = sum(self._by_stretches("state = 'dead'"))
-        if dead:
-            text = f"the callbacks of {dead:,} gave up; mend them and redeliver"
-            yield Finding("warning", "dead", text)
-        else:
-            yield Finding("ok", "dead", "there are no dead letters")
+        yield wording.parked(self._number("SELECT count(*) FROM invocation WHERE state = 'parked'"))
+        yield wording.dead(sum(self._by_stretches("state = 'dead'")))
 
     def _spoilt(self) -> Iterator[Finding]:
         spoilt = self._number(f"SELECT count(*) FROM invocation WHERE {SPOILT}")
