@@ -23,7 +23,7 @@ import anyio
 
 from benchmarks.background import CONTEXT, PAYLOAD, Inbox, deliver
 from benchmarks.report import Budget, Row
-from benchmarks.sqlite import IN_FLIGHT, Places, in_flight, submit
+from benchmarks.sqlite import IN_FLIGHT, Places, in_flight, submit, told
 from invoke_retry import InvokeRetry, ServiceRegistry
 from invoke_retry.testing.nats_server import NatsServer
 
@@ -59,16 +59,7 @@ async def called_back(sync_interval: str | None = None, number: int = NUMBER) ->
     with NatsServer(sync_interval=sync_interval) as server:
         inbox = Places(IN_FLIGHT)
         async with coordinator(server.url_of("called_back"), inbox) as retry:
-
-            async def one() -> None:
-                await inbox.free.acquire()
-                await submit(retry)
-
-            inbox.expected = number
-            began = time.perf_counter()
-            await in_flight(number, one)
-            await inbox.complete.wait()
-            return number / (time.perf_counter() - began)
+            return await told(retry, inbox, number)
 
 
 async def run_by_docket(*, callback: bool) -> float:

@@ -71,16 +71,21 @@ async def accepted(folder: Path, number: int) -> float:
 async def called_back(folder: Path, number: int) -> float:
     inbox = Places(IN_FLIGHT)
     async with coordinator(folder / "called_back.db", inbox) as retry:
+        return await told(retry, inbox, number)
 
-        async def one() -> None:
-            await inbox.free.acquire()
-            await submit(retry)
 
-        inbox.expected = number
-        began = time.perf_counter()
-        await in_flight(number, one)
-        await inbox.complete.wait()
-        return number / (time.perf_counter() - began)
+async def told(retry: InvokeRetry, inbox: Places, number: int) -> float:
+    """How many per second are accepted, run and told of."""
+
+    async def one() -> None:
+        await inbox.free.acquire()
+        await submit(retry)
+
+    inbox.expected = number
+    began = time.perf_counter()
+    await in_flight(number, one)
+    await inbox.complete.wait()
+    return number / (time.perf_counter() - began)
 
 
 class Places(Inbox):

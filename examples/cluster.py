@@ -4,9 +4,10 @@
     python examples/cluster.py
 
 This script starts a real NATS server and httpbin, both on loopback (see http_delivery.py for what
-an order meets there), and starts itself again as three workers, and as a sender that only accepts
-orders. While the orders come in it sends `kill -9` to one worker after the other, and starts
-another one in its place; what the dead one held goes on elsewhere when its lease is over.
+an order meets there, and survive_restart.py for the services), and starts itself again as three
+workers, and as a sender that only accepts orders. While the orders come in it sends `kill -9` to
+one worker after the other, and starts another one in its place; what the dead one held goes on
+elsewhere when its lease is over.
 
 At the end it prints who did what, and balances the books: what the store says, what the processes
 have noted in a log of their own, and what the HTTP server has seen. The script ends with exit code
@@ -16,7 +17,6 @@ have noted in a log of their own, and what the HTTP server has seen. The script 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import random
@@ -28,14 +28,15 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from contextlib import ExitStack, chdir
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
-from http_delivery import KINDS, POLICY, Order, Receipt, Refused, Warehouse, http_server
+import survive_restart
+from http_delivery import POLICY, Refused, http_server
+from survive_restart import NotingWarehouse, Office, accept, cid_of
 
-from invoke_retry import CallbackPayload, CorrelationId, Invocation, InvokeRetry, ServiceRegistry
+from invoke_retry import CallbackPayload, Invocation, InvokeRetry, ServiceRegistry
 from invoke_retry.testing.nats_server import NatsServer
 
 ORDERS = 1_000
@@ -46,52 +47,24 @@ KILLS = 8
 BETWEEN_KILLS = 1.2  # seconds
 LEASE = 4  # seconds until others go on with what a dead worker held; 30 unless it is said
 PATIENCE = 60  # seconds, from the last order on
-LOG = Path("log.jsonl")
 
 
-def cid_of(number: int) -> CorrelationId:
-    return CorrelationId.from_key(f"order {number}")
-
-
-class Log:
-    """What the processes have seen, in one file: a line is there as a whole or not at all."""
+class Log(survive_restart.Log):
+    """One file for all processes."""
 
     def __init__(self, who: str) -> None:
+        super().__init__()
         self.who = who
-        self.file = os.open(LOG, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
     def note(self, what: str, order: int = 0, **more: str) -> None:
-        line = json.dumps({"who": self.who, "what": what, "order": order, **more})
-        os.write(self.file, f"{line}\n".encode())
+        super().note(what, order, who=self.who, **more)
 
 
 def read_log(*kinds: str) -> list[dict[str, Any]]:
-    lines = map(json.loads, LOG.read_bytes().splitlines()) if LOG.exists() else ()
-    return [line for line in lines if not kinds or line["what"] in kinds]
+    return [line for line in survive_restart.read_log() if not kinds or line["what"] in kinds]
 
 
 # A worker. It does not know that it will be killed.
-
-
-class NotingWarehouse(Warehouse):
-    def __init__(self, http: httpx.AsyncClient, log: Log) -> None:
-        super().__init__(http)
-        self.log = log
-
-    async def deliver(self, order: Order) -> Receipt:
-        self.log.note("attempt", order.number)
-        return await super().deliver(order)
-
-
-class Office:
-    """The callback: notes the outcome, and has something to do afterwards."""
-
-    def __init__(self, log: Log) -> None:
-        self.log = log
-
-    async def on_outcome(self, outcome: CallbackPayload) -> None:
-        self.log.note("callback", outcome.context["order"], outcome=outcome.model_dump_json())
-        await asyncio.sleep(0.02)  # if the process is killed here, another one tells it again
 
 
 def make_services(http: httpx.AsyncClient, log: Log) -> ServiceRegistry:
@@ -126,14 +99,6 @@ async def send(log: Log, url: str, backend: str) -> None:
             numbers = range(first, min(first + AT_ONCE, ORDERS + 1))
             await asyncio.gather(*(accept(retry, log, number) for number in numbers))
             await asyncio.sleep(PAUSE)
-
-
-async def accept(retry: InvokeRetry, log: Log, number: int) -> None:
-    await retry.invoke_async(
-        "warehouse.deliver", Order(number=number, kind=KINDS[number % len(KINDS)]),
-        callback="office.on_outcome", context={"order": number}, cid=cid_of(number),
-    )  # fmt: skip
-    log.note("accepted", number)
 
 
 # Who starts all, and kills.

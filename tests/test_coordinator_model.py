@@ -12,13 +12,13 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from os import environ
 from random import Random
-from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from pydantic import BaseModel, field_validator
+from simulation.plan import Order
 
 from invoke_retry import (
     BackendError,
@@ -70,20 +70,6 @@ class Script(NamedTuple):
 
     target: list[Step]
     callback: list[Step]
-
-
-class Order(BaseModel):
-    """A payload that stops to fit while *is_refused*: what needs it is parked then."""
-
-    n: int
-    is_refused: ClassVar[bool] = False
-
-    @field_validator("n")
-    @classmethod
-    def _fits(cls, n: int) -> int:
-        if Order.is_refused:
-            raise ValueError("the model has changed")
-        return n
 
 
 class PermanentError(Exception):

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Concatenate, Literal, NamedTuple, ParamSpec, Protocol
 
 from invoke_retry.clock import Clock
@@ -184,9 +184,11 @@ class Backend(ABC):
     Attributes:
         durable: Whether what is kept survives the process.
         problem: What keeps the backend from working; None if nothing does.
+        read_only: Whether it only looks, once it is opened, and then makes and changes nothing.
     """
 
     durable: bool = True
+    read_only: bool = False
     problem: str | None = None
 
     def __init__(
@@ -372,6 +374,15 @@ _PRUNES_ITSELF = (
     "deletes what is finished by itself, after its retention and dead_retention, and not when "
     "it is told to"
 )
+
+
+def tallied(records: Iterable[Record]) -> dict[str, dict[State, int]]:
+    """How many they are, by target and state."""
+    tally: dict[str, dict[State, int]] = {}
+    for record in records:
+        states = tally.setdefault(record.target, {})
+        states[record.state] = states.get(record.state, 0) + 1
+    return tally
 
 
 def paused_finding(service: str, since: str = "") -> Finding:

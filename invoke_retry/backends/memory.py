@@ -20,6 +20,7 @@ from invoke_retry.backends.base import (
     T,
     Transition,
     at_least,
+    tallied,
 )
 from invoke_retry.backends.ready import ReadyQueue
 from invoke_retry.clock import Clock
@@ -211,11 +212,7 @@ class MemoryBackend(Backend):
         return dict(self._counts)
 
     async def tally(self) -> dict[str, dict[State, int]]:
-        tally: dict[str, dict[State, int]] = {}
-        for record in self._records.values():
-            states = tally.setdefault(record.target, {})
-            states[record.state] = states.get(record.state, 0) + 1
-        return tally
+        return tallied(self._records.values())
 
     async def prune(self, older_than: float, *, dead: bool = False) -> int:
         pruned = list(islice(self._prunable(older_than, dead=dead), _PRUNE))

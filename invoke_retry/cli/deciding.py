@@ -21,7 +21,7 @@ from invoke_retry.cli.options import (
     TargetOption,
     YesOption,
 )
-from invoke_retry.cli.output import Output
+from invoke_retry.cli.output import Output, invocations
 from invoke_retry.cli.stores import Store, opened
 from invoke_retry.errors import InvalidState, InvocationNotFound
 from invoke_retry.models import State
@@ -47,6 +47,8 @@ class Decision(NamedTuple):
     done: str
     states: tuple[State, ...]
 
+
+_NAMED = 10  # more are only counted
 
 _RUN_NOW = Decision("run-now", Store.run_now, "will run now", ("waiting", "notifying", "parked"))
 _CANCEL = Decision("cancel", Store.cancel, "cancelled", ("waiting", "running", "parked"))
@@ -83,14 +85,14 @@ def register(app: typer.Typer) -> None:
 
         What runs goes on, what waits is kept. It lasts over restarts.
         """
-        return await _set_paused("pause", service, store, as_json)
+        return await _set_paused(service, store, Output("pause", as_json=as_json), paused=True)
 
     @command(app, "resume", DECIDING)
     async def resume(
         service: ServiceArgument, store: StoreOption = None, as_json: JsonOption = False
     ) -> ExitCode:
         """Let a paused service go on."""
-        return await _set_paused("resume", service, store, as_json)
+        return await _set_paused(service, store, Output("resume", as_json=as_json), paused=False)
 
 
 def _register(app: typer.Typer, decision: Decision, text: str) -> None:
@@ -118,8 +120,7 @@ def _register(app: typer.Typer, decision: Decision, text: str) -> None:
             else:
                 chosen = await _fitting(change, filters, decision)
                 if chosen:
-                    what = "1 invocation" if len(chosen) == 1 else f"{len(chosen):,} invocations"
-                    confirmed(f"{decision.name} {what}?", yes=yes)
+                    confirmed(f"{decision.name} {invocations(len(chosen))}?", yes=yes)
             return await _decide(change, chosen, decision, Output(decision.name, as_json=as_json))
 
     decide.__doc__ = (
@@ -171,14 +172,11 @@ def _tell(
         new = f" as {each['new_cid']}" if "new_cid" in each else ""
         out.print(f"{each['cid']} {decision.done}{new}")
     if len(done) > _NAMED:
-        out.print(f"{len(done):,} invocations {decision.done}")
+        out.print(f"{invocations(len(done))} {decision.done}")
     for each in refused[:_NAMED]:
         out.note(each["why"])
     if len(refused) > _NAMED:
         out.note(f"and {len(refused) - _NAMED:,} more were left as they are")
-
-
-_NAMED = 10
 
 
 async def _why_not(store: Store, cid: str, decision: Decision) -> str:
@@ -187,22 +185,17 @@ async def _why_not(store: Store, cid: str, decision: Decision) -> str:
     return f"{cid} is {state}, and was left as it is: {decision.name} is for what is {wanted}"
 
 
-async def _set_paused(name: str, service: str, url: str | None, as_json: bool) -> ExitCode:
-    out = Output(name, as_json=as_json)
+async def _set_paused(service: str, url: str | None, out: Output, *, paused: bool) -> ExitCode:
     async with opened(url, to_change=True) as store:
         try:
-            changed = await (store.pause if name == "pause" else store.resume)(service)
+            changed = await (store.pause if paused else store.resume)(service)
         except ValueError as error:
             raise CommandError(str(error)) from None
-        paused = sorted(await store.paused())
-    if as_json:
-        out.json({"changed": changed, "paused": paused})
+        all_paused = sorted(await store.paused())
+    if out.as_json:
+        out.json({"changed": changed, "paused": all_paused})
     elif changed:
-        out.print(
-            f"{out.plain(service)} is paused"
-            if name == "pause"
-            else f"{out.plain(service)} goes on"
-        )
+        out.print(f"{out.plain(service)} {'is paused' if paused else 'goes on'}")
     else:
-        out.note(f"{out.plain(service)} was {'' if name == 'pause' else 'not '}paused before")
+        out.note(f"{out.plain(service)} was {'' if paused else 'not '}paused before")
     return ExitCode.DONE if changed else ExitCode.NO

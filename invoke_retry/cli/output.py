@@ -174,6 +174,11 @@ def _fitting(columns: Sequence[Column], rows: list[list[str]], room: int) -> lis
     return widths
 
 
+def invocations(number: int) -> str:
+    """A number of them."""
+    return "1 invocation" if number == 1 else f"{number:,} invocations"
+
+
 def state_text(state: str) -> Text:
     """A state in its colour."""
     return Text(clean(state), STATE_STYLES.get(state, ""))

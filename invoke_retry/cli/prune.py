@@ -8,7 +8,7 @@ import typer
 
 from invoke_retry.cli.commands import WORKING, command, confirmed
 from invoke_retry.cli.options import FinishedOption, JsonOption, StoreOption, YesOption
-from invoke_retry.cli.output import Output
+from invoke_retry.cli.output import Output, invocations
 from invoke_retry.cli.stores import Store, opened
 from invoke_retry.cli.times import duration
 
@@ -39,7 +39,7 @@ def register(app: typer.Typer) -> None:
             number = await look.backend.prunable(before, dead=dead)
         pruned = 0
         if number:
-            what = "1 invocation" if number == 1 else f"{number:,} invocations"
+            what = invocations(number)
             too = ", dead letters among them" if dead else ""
             confirmed(f"delete {what} finished more than {duration(older)} ago{too}?", yes=yes)
             async with opened(store, to_change=True) as change:
@@ -47,7 +47,7 @@ def register(app: typer.Typer) -> None:
         if as_json:
             out.json({"pruned": pruned})
         elif pruned:
-            out.print(f"{pruned:,} {'invocation' if pruned == 1 else 'invocations'} deleted")
+            out.print(f"{invocations(pruned)} deleted")
         else:
             out.note(f"nothing was finished more than {duration(older)} ago")
 

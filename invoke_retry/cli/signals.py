@@ -53,6 +53,29 @@ def caught(
 
 
 @contextmanager
+def cancelled_by_signals() -> Generator[list[signal.Signals]]:
+    """Have SIGINT, SIGTERM and SIGHUP cancel the task, and let that end with the block.
+
+    Yields:
+        Those that came.
+    """
+    told: list[signal.Signals] = []
+    task = asyncio.current_task()
+
+    def end(number: signal.Signals) -> None:
+        told.append(number)
+        if task is not None:
+            task.cancel()
+
+    with caught(end):
+        try:
+            yield told
+        except asyncio.CancelledError:
+            if not told:  # it is somebody else's
+                raise
+
+
+@contextmanager
 def interruptible() -> Generator[None]:
     """Have Ctrl-C raise KeyboardInterrupt, as long as the block lasts; else it ends the process."""
     is_deadly = signal.getsignal(signal.SIGINT) is signal.SIG_DFL

@@ -21,7 +21,6 @@ ENVIRONMENT = "INVOKE_RETRY_STORE"
 # in a URL; a path has them in names
 _MEANS_SOMETHING = re.compile(r"[%#\t\n\r]")
 _EXAMPLE = "sqlite:///retries.db"
-_LOOKED_AT = ("sqlite", "nats", "tls")  # these can be opened for looking only
 _SHORTEST = 5
 _CLOSE = 3
 _TYPOS = 4
@@ -130,6 +129,6 @@ def _backend(url: str, *, to_change: bool) -> Backend:
         raise CommandError(str(error)) from None
     except ImportError as error:
         raise CommandError(str(error), ExitCode.STORE) from None
-    if scheme not in _LOOKED_AT or to_change or "read_only=" in url:
-        return named
-    return backend_from(f"{url}{'&' if '?' in url else '?'}read_only=true")
+    if not to_change and "read_only=" not in url:
+        named.read_only = True
+    return named

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import os
@@ -25,7 +24,7 @@ from invoke_retry.cli.commands import WORKING, command
 from invoke_retry.cli.errors import CommandError, ExitCode
 from invoke_retry.cli.options import JsonOption
 from invoke_retry.cli.output import Output
-from invoke_retry.cli.signals import caught
+from invoke_retry.cli.signals import cancelled_by_signals
 from invoke_retry.cli.stores import ENVIRONMENT
 from invoke_retry.coordinator import InvokeRetry
 
@@ -51,23 +50,12 @@ def register(app: typer.Typer) -> None:
         It needs nothing, runs on a temporary store, and leaves nothing behind.
         """
         out = Output("demo", as_json=as_json)
-        signals: list[signal.Signals] = []
-        task = asyncio.current_task()
-
-        def end(number: signal.Signals) -> None:
-            signals.append(number)
-            if task is not None:
-                task.cancel()
-
-        with caught(end):
-            try:
-                with TemporaryDirectory(prefix="invoke-retry-demo-") as folder:
-                    await _tour(Stage(out, Path(folder), is_slow=out.is_terminal and not fast))
-            except asyncio.CancelledError:
-                if not signals:  # it is somebody else's
-                    raise
-                return 128 + signals[0]
-        return ExitCode.DONE
+        with (
+            cancelled_by_signals() as told,
+            TemporaryDirectory(prefix="invoke-retry-demo-") as folder,
+        ):
+            await _tour(Stage(out, Path(folder), is_slow=out.is_terminal and not fast))
+        return 128 + told[0] if told else ExitCode.DONE
 
 
 class Stage:

@@ -19,7 +19,7 @@ from invoke_retry.cli.counting import counts_table
 from invoke_retry.cli.looks import RATES, Look, Rate, Rates, pause_after, take_look
 from invoke_retry.cli.options import JsonOption, RevealOption, StoreOption
 from invoke_retry.cli.output import STATE_STYLES, Column, Output, state_text
-from invoke_retry.cli.signals import caught
+from invoke_retry.cli.signals import cancelled_by_signals
 from invoke_retry.cli.stores import opened
 from invoke_retry.cli.times import ago
 from invoke_retry.models import time_text
@@ -52,20 +52,8 @@ def register(app: typer.Typer) -> None:
         with --json, it prints a line for each look.
         """
         out = Output("watch", as_json=as_json, reveal=reveal)
-        told: list[signal.Signals] = []
-        task = asyncio.current_task()
-
-        def end(number: signal.Signals) -> None:
-            told.append(number)
-            if task is not None:
-                task.cancel()
-
-        with caught(end):
-            try:
-                await _watch(out, store, interval, looks)
-            except asyncio.CancelledError:
-                if not told:  # it is somebody else's
-                    raise
+        with cancelled_by_signals() as told:
+            await _watch(out, store, interval, looks)
         return 128 + told[0] if told else 0
 
 

@@ -252,15 +252,6 @@ class NatsServer:
             self._process.kill()
         self._release()
 
-    def restart(self, *, seconds: float = _PATIENCE) -> None:
-        """End it in good order if it runs, and start it with the same port and store.
-
-        Raises:
-            NatsServerError: It is not ready after *seconds*.
-        """
-        self.stop()
-        self.start(seconds=seconds)
-
     def pause(self) -> None:
         """Stop it where it is (SIGSTOP): it answers nobody, and its connections stay open."""
         os.kill(self.pid, signal.SIGSTOP)

@@ -7,13 +7,12 @@ import pytest
 from invoke_retry import InvokeRetry, ServiceRegistry, current_call, machine
 from invoke_retry.backends.nats import NATSBackend
 from invoke_retry.backends.nats.store import Store, Written
+from invoke_retry.models import State
 from invoke_retry.record import Record
 
 
-async def test_a_claim_that_is_refused_though_nothing_is_newer(
-    url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As a loaded cluster has done: twice, within 15 ms of a schedule's message."""
+def refuse(monkeypatch: pytest.MonkeyPatch, state: State, times: int) -> list[str]:
+    """Have the first writes of records in that state refused; the marks of those that were."""
     write, refused = Store.write, list[str]()
 
     async def refusing(
@@ -24,12 +23,20 @@ async def test_a_claim_that_is_refused_though_nothing_is_newer(
         sequence: int,
         lease: int | None = None,
     ) -> Written | None:
-        if record.state == "running" and len(refused) < 2:
+        if record.state == state and len(refused) < times:
             refused.append(op)
             return None
         return await write(store, record, op, previous, sequence, lease)
 
     monkeypatch.setattr(Store, "write", refusing)
+    return refused
+
+
+async def test_a_claim_that_is_refused_though_nothing_is_newer(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a loaded cluster has done: twice, within 15 ms of a schedule's message."""
+    refused = refuse(monkeypatch, "running", 2)
     services = ServiceRegistry()
 
     @services.service()
@@ -74,22 +81,7 @@ async def test_who_was_superseded_leaves_the_lease_to_who_has_it_now(url: str) -
 
 
 async def test_what_cannot_be_parked_is_kept(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    write, refused = Store.write, list[str]()
-
-    async def refusing(
-        store: Store,
-        record: Record,
-        op: str,
-        previous: str | None,
-        sequence: int,
-        lease: int | None = None,
-    ) -> Written | None:
-        if record.state == "parked" and not refused:
-            refused.append(op)
-            return None
-        return await write(store, record, op, previous, sequence, lease)
-
-    monkeypatch.setattr(Store, "write", refusing)
+    refused = refuse(monkeypatch, "parked", 1)
     services, others = ServiceRegistry(), ServiceRegistry()
 
     @services.service()

@@ -8,17 +8,16 @@ themselves.
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, get_args
 
-from invoke_retry.backends.base import Query
-from invoke_retry.backends.nats.client import ApiError, Message
+from invoke_retry.backends.base import Query, tallied
+from invoke_retry.backends.nats.client import Message
 from invoke_retry.backends.nats.layout import cid_of, place_of
 from invoke_retry.backends.nats.state import Found, Unreadable, damaged, load
-from invoke_retry.backends.nats.store import Store, unknown
+from invoke_retry.backends.nats.store import Store, last_message, unknown
 from invoke_retry.errors import BackendError
 from invoke_retry.models import State
 from invoke_retry.record import Record
@@ -129,16 +128,8 @@ class Looking:
         raise BackendError("the totals are changed by too many at once")
 
     async def _last_json(self, subject: str) -> tuple[int, dict[str, Any]]:
-        try:
-            told = await self._store.connection.api(
-                f"STREAM.MSG.GET.{self._layout.stream}", {"last_by_subj": subject}
-            )
-        except ApiError as error:
-            if error.code != 404:
-                raise
-            return 0, {}
-        message = told["message"]
-        return int(message["seq"]), json.loads(base64.b64decode(message.get("data", "")))
+        told = await last_message(self._store.connection, self._layout.stream, subject)
+        return (0, {}) if told is None else (told.sequence, json.loads(told.data))
 
     # Searching.
 
@@ -194,11 +185,7 @@ class Looking:
         Raises:
             BackendError: There are too many of them.
         """
-        tally: dict[str, dict[State, int]] = {}
-        for record in await self._read((self._all,), "to count by their target", _NOT_BY_TARGET):
-            states = tally.setdefault(record.target, {})
-            states[record.state] = states.get(record.state, 0) + 1
-        return tally
+        return tallied(await self._read((self._all,), "to count by their target", _NOT_BY_TARGET))
 
     @property
     def _all(self) -> str:

@@ -10,10 +10,11 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
-from invoke_retry.backends.nats.client import ApiError, Message, answered
+from invoke_retry.backends.nats.client import Message, answered
 from invoke_retry.backends.nats.connection import Connection
 from invoke_retry.backends.nats.layout import Layout, token
 from invoke_retry.backends.nats.looking import Looking
+from invoke_retry.backends.nats.store import last_message
 from invoke_retry.errors import BackendError
 from invoke_retry.record import Record
 
@@ -104,13 +105,7 @@ class News:
     async def set_paused(self, service: str, *, paused: bool) -> bool:
         """Keep that a service is paused, or is not; whether that is new."""
         stream, subject = self._layout.stream, f"{self._layout.base}.ctl.paused.{token(service)}"
-        try:
-            await self._connection.api(f"STREAM.MSG.GET.{stream}", {"last_by_subj": subject})
-            was_paused = True
-        except ApiError as error:
-            if error.code != 404:
-                raise
-            was_paused = False
+        was_paused = await last_message(self._connection, stream, subject) is not None
         if paused and not was_paused:
             answered(await self._connection.request(subject, service.encode()))
         elif was_paused and not paused:

@@ -39,6 +39,33 @@ class Written(NamedTuple):
     sequence: int
 
 
+class Last(NamedTuple):
+    """The newest message at a subject."""
+
+    data: bytes
+    subject: str
+    sequence: int
+
+
+async def last_message(connection: Connection, stream: str, subject: str) -> Last | None:
+    """The newest message there; None if there is none.
+
+    The leader is asked: a follower may not know yet what was just accepted.
+
+    Raises:
+        BackendError: It could not be read.
+    """
+    try:
+        told = await connection.api(f"STREAM.MSG.GET.{stream}", {"last_by_subj": subject})
+    except ApiError as error:
+        if error.err_code != _NO_MESSAGE:
+            raise
+        return None
+    message = told["message"]
+    data = base64.b64decode(message.get("data", ""))
+    return Last(data, str(message["subject"]), int(message["seq"]))
+
+
 class Store:
     """What one process reads and writes.
 
@@ -148,31 +175,16 @@ class Store:
             Unreadable: It is damaged.
             BackendError: It could not be read.
         """
-        told = await self._last(cid)
-        if told is None:
-            return None
-        data, subject, sequence = told
-        return load(data, self.shift, subject, sequence)
+        told = await self.patiently(
+            lambda: last_message(self.connection, self.layout.stream, self.layout.of(cid))
+        )
+        return None if told is None else load(told.data, self.shift, told.subject, told.sequence)
 
     async def _newest_if_readable(self, cid: str) -> Found | None:
         try:
             return await self.newest(cid)
         except Unreadable:
             return None
-
-    async def _last(self, cid: str) -> tuple[bytes, str, int] | None:
-        # of the leader: a follower may not know yet what was just accepted
-        what = {"last_by_subj": self.layout.of(cid)}
-        name = f"STREAM.MSG.GET.{self.layout.stream}"
-        try:
-            told = await self.patiently(lambda: self.connection.api(name, what))
-        except ApiError as error:
-            if error.err_code != _NO_MESSAGE:
-                raise
-            return None
-        message = told["message"]
-        data = base64.b64decode(message.get("data", ""))
-        return data, str(message["subject"]), int(message["seq"])
 
     async def put(self, subject: str, cid: str, body: bytes, sequence: int) -> bool:
         """Write a body as it is after the message that is its record's newest one, if it is."""
