@@ -252,6 +252,7 @@ def test_the_shell_completes_commands_and_states() -> None:
     assert completed("invoke-retry list --state wait", 3) == ["waiting"]
 
 
+@pytest.mark.slow
 async def test_looking_at_a_store_on_which_a_process_works(path: Path) -> None:
     import asyncio
 

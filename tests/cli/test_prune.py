@@ -94,6 +94,7 @@ def test_a_store_that_is_empty_missing_or_read_only(path: Path, tmp_path: Path) 
     assert len(states(path)) == 5
 
 
+@pytest.mark.slow
 def test_many_go_a_little_at_a_time(path: Path) -> None:
     multiply(path, MANY)
     number = ask(path, "SELECT count(*) FROM invocation WHERE outcome_at IS NOT NULL")[0][0] - 1
@@ -103,6 +104,7 @@ def test_many_go_a_little_at_a_time(path: Path) -> None:
     assert states(path) == {"dead", "waiting"}
 
 
+@pytest.mark.slow
 def test_a_bar_shows_how_far_it_is_and_ctrl_c_stops_it(path: Path) -> None:
     multiply(path, MANY)
     with terminal("prune", "--older", "1h", "--yes", store=path) as screen:

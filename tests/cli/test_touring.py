@@ -27,6 +27,7 @@ def is_alive(pid: int) -> bool:
     return True
 
 
+@pytest.mark.slow
 def test_the_tour_in_a_pipe(tmp_path: Path) -> None:
     done = run_outside("demo", "--fast", TMPDIR=str(tmp_path))
     assert done.code == 0, done.err
@@ -55,6 +56,7 @@ def test_the_tour_in_a_pipe(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_what_it_says_is_so(tmp_path: Path) -> None:
     done = run_outside("demo", "--fast", "--json", TMPDIR=str(tmp_path))
     assert done.code == 0, done.err
@@ -81,6 +83,7 @@ def test_what_it_says_is_so(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("moment", "number"),
     [

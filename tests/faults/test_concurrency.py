@@ -460,6 +460,7 @@ async def test_I6_a_service_that_waits_for_another_does_not_block_it() -> None:
     assert sorted(outcome.response for outcome in mailbox.told) == list(range(20))
 
 
+@pytest.mark.slow
 @virtual
 async def test_I8_finished_invocations_and_abandoned_waits_leave_nothing() -> None:
     """Memory grew with every job that was ever done."""
@@ -501,6 +502,7 @@ async def test_I8_finished_invocations_and_abandoned_waits_leave_nothing() -> No
         assert counts["succeeded"] == 6_000
 
 
+@pytest.mark.slow
 @virtual
 async def test_I8_a_year_of_deadlines_leaves_no_timers() -> None:
     """Entries of finished jobs stayed in the heap until their far-off time."""

@@ -279,6 +279,7 @@ def _raised(text: str) -> Exception:
         return error
 
 
+@pytest.mark.slow
 @virtual
 @pytest.mark.parametrize("mode", ["inline", "limited", "fallback", "background"])
 async def test_E8_a_failed_attempt_keeps_nothing_alive(mode: str) -> None:

@@ -105,6 +105,7 @@ async def test_O2_a_hook_with_an_odd_repr_forges_no_line(caplog: pytest.LogCaptu
         assert line.isprintable()
 
 
+@pytest.mark.slow
 async def test_O2_an_outage_does_not_flood_the_log(caplog: pytest.LogCaptureFixture) -> None:
     """A dependency that was down for a night wrote 106 MB of the same line."""
 

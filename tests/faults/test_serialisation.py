@@ -43,6 +43,7 @@ values = st.recursive(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @given(values)
 @settings(max_examples=600, deadline=None)
 def test_Z1_what_is_written_reads_back_equal_or_is_refused(value: Any) -> None:
@@ -98,6 +99,7 @@ orders = st.builds(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @given(orders)
 @settings(max_examples=300, deadline=None)
 def test_Z1_a_model_reads_back_equal_or_is_refused(order: Order) -> None:

@@ -63,6 +63,7 @@ def test_T1_backoff_never_overflows(factor: float, cap: float | None) -> None:
         assert 0 <= drawn <= wait
 
 
+@pytest.mark.slow
 async def test_T1_thousands_of_attempts_stay_at_the_cap() -> None:
     """A retry "for ever" died in the night; its log had grown to 106 MB."""
     target = Timed()
@@ -210,6 +211,7 @@ def test_T7_at_the_cap_the_jitter_is_still_there() -> None:
     assert 59 < max(waits) <= 60
 
 
+@pytest.mark.slow
 async def test_T7_a_crowd_that_failed_together_spreads() -> None:
     """Everybody retried in the same second, again and again."""
     target = Timed()

@@ -97,6 +97,7 @@ async def test_what_is_overdue(url: str) -> None:
     assert len(of(await doctor(url, code=1), "overdue")) == 1
 
 
+@pytest.mark.slow
 async def test_what_hangs_and_what_nobody_can_run(url: str) -> None:
     (cid,) = await make_due(url, "echo")
     raw = Raw(url)
@@ -149,6 +150,7 @@ async def test_a_stream_and_a_consumer_that_were_altered(url: str) -> None:
     assert "is not as it must be" in error["message"]
 
 
+@pytest.mark.slow
 async def test_what_is_damaged_or_left_behind(url: str) -> None:
     damaged, late, newer = await make_due(url, "echo", "echo", "echo")
     raw = Raw(url)
@@ -219,6 +221,7 @@ async def test_an_account_that_is_nearly_full(make_server: Callable[..., NatsSer
     assert "raise the limit, or shorten retention" in text
 
 
+@pytest.mark.slow
 async def test_replicas(tmp_path: Path) -> None:
     with NatsCluster(tmp_path) as cluster:
         url = f"{cluster.url_of('orders')}?replicas=3"

@@ -74,6 +74,7 @@ async def test_nobody_is_there() -> None:
     assert "no connection to nats://127.0.0.1:" in text
 
 
+@pytest.mark.slow
 async def test_jetstream_is_not_enabled() -> None:
     async with old_server("2.15.0") as url:
         text = await why_not(url)

@@ -289,6 +289,7 @@ async def test_any_name_of_a_service(url: str, name: str) -> None:
 _CLAIMER = Path(__file__).with_name("claimer.py")
 
 
+@pytest.mark.slow
 async def test_eight_processes_claim_without_overlap(url: str, tmp_path: Path) -> None:
     """D9: `python -m tests.jetstream.claimer URL 10000` does it with more."""
     run = await asyncio.create_subprocess_exec(

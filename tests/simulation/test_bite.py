@@ -17,6 +17,8 @@ from invoke_retry.testing.virtual_loop import VirtualClock
 
 from .run import simulate
 
+pytestmark = pytest.mark.slow
+
 Patch = pytest.MonkeyPatch
 
 

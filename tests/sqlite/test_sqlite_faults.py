@@ -164,6 +164,7 @@ async def is_well(retry: InvokeRetry) -> bool:
     return retry.health().ok and not (counts["waiting"] + counts["running"] + counts["notifying"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [FULL, BROKEN])
 @pytest.mark.parametrize("kind", ["write", "commit", "late commit"])
 async def test_each_write_and_each_commit(

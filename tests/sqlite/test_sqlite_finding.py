@@ -125,6 +125,7 @@ async def test_an_empty_store(tmp_path: Path) -> None:
 # at every row for every page.
 
 
+@pytest.mark.slow
 async def test_filters_on_many_rows_are_quick(large: Path) -> None:
     retry, backend = looking(large)
     async with retry:

@@ -91,6 +91,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is read from /proc")
 def test_opening_and_working_beside_many_that_wait(full: Path) -> None:
     waiting, opened, mib = map(float, run(OPEN, full, full.with_name("small.db")).split())
