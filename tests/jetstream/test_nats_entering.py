@@ -18,6 +18,7 @@ from invoke_retry import BackendError, InvokeRetry, ServiceRegistry
 from invoke_retry.backends import NATSBackend, backend_from
 from invoke_retry.testing.nats_server import NatsServer
 
+from .jwts import Operator
 from .nats_help import Raw, Stage
 
 SECRET = "s3cr3t-p4ss"
@@ -104,6 +105,29 @@ async def test_a_token(make_server: Callable[..., NatsServer]) -> None:
     server = make_server(token=SECRET)
     await works(f"nats://{SECRET}@{server.address}/test")
     assert SECRET not in await why_not(f"nats://{SECRET}x@{server.address}/test")
+
+
+async def test_a_credentials_file(
+    make_server: Callable[..., NatsServer], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    ours, foreign = Operator(), Operator()
+    server = make_server(settings=ours.settings)
+    creds, wrong = tmp_path / "orders.creds", tmp_path / "wrong.creds"
+    creds.write_text(ours.credentials())
+    wrong.write_text(foreign.credentials())
+    await works(f"nats://{server.address}/test", creds=creds)
+    async with InvokeRetry(
+        ServiceRegistry(), backend=f"nats://{server.address}/test?creds={creds}", work=False
+    ) as retry:
+        assert (await retry.counts())["succeeded"] == 1
+    assert "authorization" in (await why_not(f"nats://{server.address}/test")).lower()
+    refused = await why_not(f"nats://{server.address}/test", creds=wrong)
+    assert "authorization" in refused.lower()
+    assert "creds" in await why_not(f"nats://{server.address}/test", creds=tmp_path / "no.creds")
+    for file in (creds, wrong):
+        for secret in file.read_text().splitlines():
+            assert secret.startswith("-") or not secret or secret not in refused + caplog.text
 
 
 async def test_tls(make_server: Callable[..., NatsServer], tmp_path: Path) -> None:

@@ -5,10 +5,12 @@ import asyncio
 import pytest
 
 from invoke_retry import InvokeRetry, ServiceRegistry, current_call, machine
-from invoke_retry.backends.nats import NATSBackend
+from invoke_retry.backends.nats import NATSBackend, upkeep
 from invoke_retry.backends.nats.store import Store, Written
 from invoke_retry.models import State
 from invoke_retry.record import Record
+
+from .nats_help import Raw, Stage, is_in
 
 
 def refuse(monkeypatch: pytest.MonkeyPatch, state: State, times: int) -> list[str]:
@@ -98,3 +100,27 @@ async def test_what_cannot_be_parked_is_kept(url: str, monkeypatch: pytest.Monke
             while (await caller.get(cid)).state != "parked":  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
     assert refused
+
+
+async def test_what_is_held_by_nobody_is_taken_over(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody has deleted the message by hand by which it is held."""
+    monkeypatch.setattr(upkeep, "_LOOK_EVERY", 1)
+    stage, raw = Stage(), Raw(url)
+    async with stage.retry(url, grace=0) as retry:
+        cid = await retry.invoke_async("hold", 3, repeats=1, seconds=0, callback="tell")
+        await stage.called("hold")
+        (due,) = await raw.subjects(f"due.{cid}.>")
+        await raw.api(f"STREAM.PURGE.{raw.stream}", {"filter": due})
+        await stage.called("hold", 2)
+        stage.gate.set()
+        outcome = await retry.wait(cid, timeout=20)
+        await is_in(retry, cid, "succeeded")
+        first, second = (await retry.get(cid)).history
+    assert (outcome.ok, outcome.response, outcome.attempts) == (True, 3, 2)
+    assert first.error is not None
+    assert first.error.type == "WorkerDied"
+    assert second.error is None
+    assert stage.told == [outcome]
+    assert [*await raw.subjects(f"*.{cid}.>")] == [f"ir.{raw.stream}.end.{cid}.tell.succeeded"]

@@ -86,6 +86,8 @@ async def _start(store: Store, lease: Lease, found: Found) -> StreamClaim | Ende
         return await _end(store, record, found, "parked", now, utc)
     if (deadline := record.deadline) is not None and deadline <= now:
         return await _end(store, record, found, "deadline", now, utc)
+    if record.due is None:  # the message is gone by which it was held
+        return await _take_over(store, lease, found)
     if record.outcome is None:
         machine.start(record, utc)
     else:

@@ -71,6 +71,10 @@ class Layout:
         """What is due for a service, whatever is to be done."""
         return f"{self.base}.due.*.{token(service)}.*"
 
+    def due_place(self, record: Record) -> str:
+        """Where a record stands when its turn has come."""
+        return f"{self.base}.due.{_rest(record)}"
+
     def parked_for(self, service: str) -> str:
         """What is parked for a service."""
         return f"{self.base}.park.*.{token(service)}.*"
@@ -87,9 +91,8 @@ class Layout:
             seconds = self._keep.dead_retention if state == "dead" else self._keep.retention
             subject = f"{self.base}.end.{cid}.{token(record.service)}.{state}"
             return Place(subject, {_TTL: str(max(1, round(seconds)))})
-        stage = "call" if record.outcome is None else "tell"
-        rest = f"{cid}.{token(record.service)}.{stage}"
-        due = f"{self.base}.due.{rest}"
+        rest = _rest(record)
+        due = self.due_place(record)
         if state == "parked":
             when = _at(now + self._keep.park_for + shift)
             return Place(f"{self.base}.park.{rest}", {_SCHEDULE: when, _TARGET: due})
@@ -115,6 +118,11 @@ class Layout:
             headers[_SCHEDULER] = previous
             headers[_NEXT] = "purge"
         return Place(place.subject, headers)
+
+
+def _rest(record: Record) -> str:
+    stage = "call" if record.outcome is None else "tell"
+    return f"{record.cid}.{token(record.service)}.{stage}"
 
 
 def is_scheduled(subject: str) -> bool:

@@ -17,7 +17,7 @@ import anyio
 
 from invoke_retry.backends.nats.client import ApiError, Unreachable, answered
 from invoke_retry.backends.nats.connection import Connection
-from invoke_retry.backends.nats.layout import Layout, Place, place_of, token
+from invoke_retry.backends.nats.layout import Layout, Place, cid_of, place_of, token
 from invoke_retry.backends.nats.state import Found, Unreadable, dump_within, load
 from invoke_retry.clock import Clock
 from invoke_retry.correlation import CorrelationId
@@ -186,9 +186,9 @@ class Store:
         except Unreadable:
             return None
 
-    async def put(self, subject: str, cid: str, body: bytes, sequence: int) -> bool:
+    async def put(self, subject: str, body: bytes, previous: str, sequence: int) -> bool:
         """Write a body as it is after the message that is its record's newest one, if it is."""
-        place = self.layout.guarded(Place(subject, {}), cid, None, sequence)
+        place = self.layout.guarded(Place(subject, {}), cid_of(previous), previous, sequence)
         try:
             answered(await self.connection.request(place.subject, body, place.headers))
             return True
@@ -196,6 +196,25 @@ class Store:
             if error.err_code != _NOT_THE_NEWEST:
                 raise
             return False
+
+    async def is_left(self, found: Found) -> bool:
+        """Whether a record is held by a message that is gone: somebody has deleted it by hand.
+
+        Raises:
+            BackendError: It could not be read.
+        """
+        if found.lease is None:
+            return False
+        name = f"STREAM.MSG.GET.{self.layout.stream}"
+        try:
+            await self.connection.api(name, {"seq": found.lease})
+        except ApiError as error:
+            if error.err_code != _NO_MESSAGE:
+                raise
+        else:
+            return False
+        newest = await self._newest_if_readable(found.record.cid)
+        return newest is not None and newest.sequence == found.sequence
 
     async def last_sequence(self) -> int:
         """The number of the message that was written last."""

@@ -1,4 +1,4 @@
-"""What nobody can run: it is parked, visibly, until somebody can, or for too long.
+"""What nobody can run is parked, visibly, until somebody can; what nobody holds is taken over.
 
 Each working process says from time to time which services it has, and each that accepts something
 says once for which services. What is due for a service that nobody has is parked; when a process
@@ -24,6 +24,7 @@ from invoke_retry.errors import BackendError
 from invoke_retry.record import Record
 
 _EVERY = 5
+_LOOK_EVERY = 30
 _ALIVE_SECONDS = 20
 _AT_ONCE = 500
 _MOST = 10_000
@@ -52,6 +53,7 @@ class Upkeep:
         self._base = store.layout.base
         self._me = f"{self._base}.ctl.worker.{store.connection.new_name()}"
         self._learned: dict[str, int] = {}
+        self._held: dict[str, int] = {}
 
     async def say_alive(self, services: Iterable[str]) -> None:
         """Say what can be run here."""
@@ -78,6 +80,8 @@ class Upkeep:
         if ticks % _EVERY == 1:
             for service in await self._unserved(services):
                 await self._park_all(service)
+        if ticks % _LOOK_EVERY == 0:
+            await self._free_left()
 
     async def _unserved(self, ours: frozenset[str]) -> list[str]:
         used = {
@@ -147,6 +151,21 @@ class Upkeep:
         if len(before) < _AT_ONCE:
             del self._learned[service]
 
+    async def _free_left(self) -> None:
+        """What is held by a message that is gone comes to its turn, as if its holder had died."""
+        before, self._held = self._held, {}
+        for message in await self._looking.messages(f"{self._base}.run.>", _AT_ONCE):
+            found = self._loaded(message)
+            if found is None or found.is_newer:
+                continue
+            record, held = found.record, found.sequence
+            self._held[record.cid] = held
+            if before.get(record.cid) == held and await self._store.is_left(found):
+                due = self._store.layout.due_place(record)
+                if await self._store.put(due, message.data, found.subject, held):
+                    text = "%s of %s was held by nobody, and is taken over"
+                    self._runner.notable("left", text, record.cid, record.target)
+
     def _loaded(self, message: Message) -> Found | None:
         headers = message.headers or {}
         subject = headers.get("Nats-Subject", "")
@@ -164,7 +183,7 @@ class Upkeep:
         if place_of(spoilt.subject) == "due":
             subject[2] = "park"
             where = ".".join(subject)
-            if not await self._store.put(where, subject[3], spoilt.data, spoilt.sequence):
+            if not await self._store.put(where, spoilt.data, spoilt.subject, spoilt.sequence):
                 return  # it comes again
         await self._store.remove(spoilt.sequence)
 
