@@ -13,7 +13,7 @@ from invoke_retry.clock import Clock
 from invoke_retry.correlation import CorrelationId
 from invoke_retry.durations import Duration, seconds_of, shown
 from invoke_retry.environment import Environment
-from invoke_retry.errors import InvalidState
+from invoke_retry.errors import InvalidState, InvocationNotFound
 from invoke_retry.lifecycle import Lifecycle
 from invoke_retry.machine import IllegalTransition
 from invoke_retry.models import CallbackPayload, Invocation, State, utc_time
@@ -219,17 +219,22 @@ class Asking:
         """
         return await self._amend(cid, machine.redeliver, self.clock.monotonic()) is not None
 
-    async def resubmit(self, cid: str) -> CorrelationId:
+    async def resubmit(self, cid: str, *, once: bool = False) -> CorrelationId:
         """Run a failed or cancelled invocation again, as a new one.
 
         It has the payload, context, callback, policy, source and orig_cid of the old one, and
         says in `resubmit_of` which that was.
 
+        Args:
+            cid: The id of the old one.
+            once: Refuse what was resubmitted with `once` before, as long as that new one is kept:
+                so that what resubmits many may be run again after it was interrupted.
+
         Returns:
             The id of the new invocation.
 
         Raises:
-            InvalidState: Its outcome is not known yet, or is a success.
+            InvalidState: Its outcome is not known yet, or is a success; or *once* refuses it.
             InvocationNotFound: No such invocation, or it was pruned after its retention.
             NotRunning: The coordinator was not entered, or is being left.
         """
@@ -240,12 +245,24 @@ class Asking:
                 f"{cid} is {old.state}; only an invocation that failed or was cancelled can be "
                 "resubmitted"
             )
+        new = CorrelationId.from_key(f"{cid} again") if once else self._environment.new_cid()
+        if once and await self._is_known(new):
+            raise InvalidState(
+                f"{cid} was resubmitted before, as {new}; see what became of that one"
+            )
         now = clock.monotonic()
         record = Record(
-            self._environment.new_cid(), old.target, old.callback, old.source, old.orig_cid,
+            new, old.target, old.callback, old.source, old.orig_cid,
             old.payload, old.context, old.policy, clock.utc(), now, now, resubmit_of=old.cid,
         )  # fmt: skip
         return await self._acceptance.accept(record)
+
+    async def _is_known(self, cid: CorrelationId) -> bool:
+        try:
+            await self._backend.get(cid)
+        except InvocationNotFound:
+            return False
+        return True
 
     async def _amend(self, cid: str, transition: Any, *args: Any) -> Record | None:
         background = self._life.entered()

@@ -305,6 +305,16 @@ async def test_resubmit(world: World, state: State) -> None:
     assert await world.get(state) == before
 
 
+async def test_resubmit_once(world: World) -> None:
+    old, count = world.cids["failed"], len(await world.retry.search())
+    new = await world.retry.resubmit(old, once=True)
+    with pytest.raises(InvalidState, match=f"{old} was resubmitted before, as {new}"):
+        await world.retry.resubmit(old, once=True)
+    assert (await world.retry.get(new)).resubmit_of == old
+    assert await world.retry.resubmit(old) not in (old, new)
+    assert len(await world.retry.search()) == count + 2
+
+
 async def test_resubmit_of_a_dead_letter_that_failed(world: World) -> None:
     cid = await world.submit("fail", "deaf")
     await asyncio.sleep(1_500)

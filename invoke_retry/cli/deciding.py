@@ -40,12 +40,19 @@ class Decision(NamedTuple):
         do: Does it; False or `InvalidState` if its state does not allow it. A new cid, if any.
         done: What was done, as in "3 invocations run now".
         states: Those that allow it. With filters and no state only these are looked at.
+        do_all: Does it with what filters have found, if it is not the same: filters find again
+            what the same command has found before.
     """
 
     name: str
     do: Callable[[Store, str], Awaitable[bool | str]]
     done: str
     states: tuple[State, ...]
+    do_all: Callable[[Store, str], Awaitable[bool | str]] | None = None
+
+
+async def _resubmit_once(store: Store, cid: str) -> str:
+    return await store.resubmit(cid, once=True)
 
 
 _NAMED = 10  # more are only counted
@@ -53,7 +60,9 @@ _NAMED = 10  # more are only counted
 _RUN_NOW = Decision("run-now", Store.run_now, "will run now", ("waiting", "notifying", "parked"))
 _CANCEL = Decision("cancel", Store.cancel, "cancelled", ("waiting", "running", "parked"))
 _REDELIVER = Decision("redeliver", Store.redeliver, "will be told again", ("dead",))
-_RESUBMIT = Decision("resubmit", Store.resubmit, "resubmitted", ("failed", "cancelled"))
+_RESUBMIT = Decision(
+    "resubmit", Store.resubmit, "resubmitted", ("failed", "cancelled"), _resubmit_once
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -72,7 +81,7 @@ def register(app: typer.Typer) -> None:
         (
             _RESUBMIT,
             "Run what failed or was cancelled again, as a new invocation with the same payload, "
-            "callback and policy.",
+            "callback and policy. What filters have found is resubmitted by them only once.",
         ),
     ):
         _register(app, decision, text)
@@ -116,12 +125,14 @@ def _register(app: typer.Typer, decision: Decision, text: str) -> None:
             )
         async with opened(store, to_change=True) as change:
             if cids:
-                chosen = [await change.cid(cid) for cid in cids]
+                do, chosen = decision.do, [await change.cid(cid) for cid in cids]
             else:
+                do = decision.do_all or decision.do
                 chosen = await _fitting(change, filters, decision)
                 if chosen:
                     confirmed(f"{decision.name} {invocations(len(chosen))}?", yes=yes)
-            return await _decide(change, chosen, decision, Output(decision.name, as_json=as_json))
+            out = Output(decision.name, as_json=as_json)
+            return await _decide(change, chosen, decision._replace(do=do), out)
 
     decide.__doc__ = (
         f"{text}\n\nOne, several, or with the filters of 'list' all that fit: their number is "

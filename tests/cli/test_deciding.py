@@ -87,6 +87,12 @@ def test_filters_ask_first(path: Path, cids: dict[str, str]) -> None:
     done = run("resubmit", "--target", "hold", "--yes", store=path)
     assert (done.code, done.out) == (0, "41 invocations resubmitted\n")
     assert told("counts", store=path)["counts"]["waiting"] == 42
+    # it may have been interrupted: the same command again makes no second copies
+    done = run("resubmit", "--target", "hold", "--yes", store=path)
+    assert (done.code, done.out) == (1, "")
+    assert done.err.count(" was resubmitted before, as K0") == 10
+    assert "and 31 more were left as they are" in done.err
+    assert told("counts", store=path)["counts"]["waiting"] == 42
 
 
 def test_filters_look_only_at_what_can_be_decided_over(path: Path, cids: dict[str, str]) -> None:
