@@ -1,16 +1,18 @@
 """A lease is acknowledged, and its message so removed, only if a newer one has been seen."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
 from invoke_retry import InvokeRetry, ServiceRegistry, current_call, machine
 from invoke_retry.backends.nats import NATSBackend, upkeep
+from invoke_retry.backends.nats.claiming import Claiming
 from invoke_retry.backends.nats.store import Store, Written
 from invoke_retry.models import State
 from invoke_retry.record import Record
 
-from .nats_help import Raw, Stage, is_in
+from .nats_help import Raw, Stage, eventually, is_in
 
 
 def refuse(monkeypatch: pytest.MonkeyPatch, state: State, times: int) -> list[str]:
@@ -100,6 +102,61 @@ async def test_what_cannot_be_parked_is_kept(url: str, monkeypatch: pytest.Monke
             while (await caller.get(cid)).state != "parked":  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
     assert refused
+
+
+async def test_who_was_paused_before_it_began_takes_nothing_from_who_has_begun(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lease is over when it goes on, and the record is held by another one, which lives."""
+    began, go_on = list[tuple[int, int]](), asyncio.Event()
+    paused, resume = asyncio.Event(), asyncio.Event()
+    write, beat = Store.write, Claiming.beat
+    first = list[Store]()
+
+    async def pausing(store: Store, record: Record, *args: Any) -> Written | None:
+        if record.state == "running" and not first:
+            first.append(store)
+            paused.set()
+            await resume.wait()
+        return await write(store, record, *args)
+
+    def beat_if_it_runs(claiming: Claiming) -> None:
+        store = claiming._store  # pyright: ignore[reportPrivateUsage]
+        if resume.is_set() or store not in first:
+            beat(claiming)
+
+    monkeypatch.setattr(Store, "write", pausing)
+    monkeypatch.setattr(Claiming, "beat", beat_if_it_runs)
+
+    def process(number: int) -> InvokeRetry:
+        services = ServiceRegistry()
+
+        @services.service()
+        async def work() -> None:
+            began.append((number, current_call().attempt))
+            await go_on.wait()
+
+        return InvokeRetry(services, backend=f"{url}?lease=1")
+
+    async with process(1) as one:
+        cid = await one.invoke_async("work", repeats=2, seconds=0)
+        await paused.wait()
+        async with process(2) as two:
+
+            async def has_begun() -> bool:
+                return bool(began)
+
+            await eventually(has_begun)
+            resume.set()
+            # it has had its chance when its other work is done
+            later = await one.invoke_async("work", repeats=0, seconds=0)
+            await is_in(one, later, "running")
+            go_on.set()
+            outcome = await two.wait(cid, timeout=20)
+            await two.wait(later, timeout=20)
+    assert (outcome.ok, outcome.attempts) == (True, 1)
+    assert began[0] == (2, 1)
+    assert sorted(attempt for _, attempt in began) == [1, 1]
 
 
 async def test_what_is_held_by_nobody_is_taken_over(

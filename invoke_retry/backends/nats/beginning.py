@@ -55,8 +55,9 @@ async def begin(store: Store, lease: Lease) -> StreamClaim | Ended | None:
         BackendError: It may or may not be taken.
     """
     found: Found | None = lease.found
-    is_again, lease.is_again = lease.is_again, True
-    if is_again:
+    is_known = not (lease.is_again or lease.is_tried)
+    lease.is_tried = True
+    if not is_known:
         # whoever had it has given it back, has begun it and died, or was us a moment ago
         found = await store.newest(lease.found.record.cid)
     for _ in range(2):
@@ -67,6 +68,8 @@ async def begin(store: Store, lease: Lease) -> StreamClaim | Ended | None:
         elif place_of(found.subject) == "run" and found.lease == lease.sequence:
             if store.is_mine(found.op):  # it was written, and its answer was lost
                 return StreamClaim(found.record, lease, found.subject, found.sequence)
+            if not lease.is_again or store.clock.monotonic() >= lease.until:
+                return None  # whoever has it was given it after us, and lives
             taken = await _take_over(store, lease, found)
         else:
             return None

@@ -27,6 +27,7 @@ _LATE = 2.0
 _BUSY_SECONDS = 1.0
 _PATIENT_SECONDS = 1.0
 _LEAVE_SECONDS = 10
+_SURE = 0.9  # of a lease: the server began to count before we did
 
 ACK, NAK, PROGRESS = b"+ACK", b"-NAK", b"+WPI"
 AGAIN = NAK + b' {"delay": 100000000}'  # nanoseconds
@@ -40,19 +41,30 @@ class Lease:
         sequence: The message's number.
         found: The record as it stands there.
         is_again: Somebody was given it before.
+        is_tried: It was tried to begin it.
         since: When it came.
+        until: When it is over, and somebody else may be given it.
     """
 
-    __slots__ = ("found", "is_again", "reply", "sequence", "since")
+    __slots__ = ("found", "is_again", "is_tried", "reply", "sequence", "since", "until")
 
     def __init__(
-        self, reply: str, sequence: int, found: Found, since: float, *, is_again: bool
+        self,
+        reply: str,
+        sequence: int,
+        found: Found,
+        since: float,
+        until: float,
+        *,
+        is_again: bool,
     ) -> None:
         self.reply = reply
         self.sequence = sequence
         self.found = found
         self.is_again = is_again
+        self.is_tried = False
         self.since = since
+        self.until = until
 
 
 class Spoilt(NamedTuple):
@@ -81,6 +93,7 @@ class Claiming:
     """The leases of one process.
 
     Args:
+        seconds: How long a lease is.
         do: Has something done in a task.
         begin: Called with a lease that a slot was taken for.
         spoilt: Called with what cannot be read.
@@ -90,6 +103,7 @@ class Claiming:
         self,
         store: Store,
         runner: Runner,
+        seconds: float,
         *,
         do: Callable[[Coroutine[Any, Any, None]], None],
         begin: Callable[[Lease], None],
@@ -99,6 +113,7 @@ class Claiming:
         self._connection = connection = store.connection
         self._layout = store.layout
         self._runner = runner
+        self._seconds = seconds * _SURE
         self._do = do
         self._begin = begin
         self._spoilt = spoilt
@@ -144,6 +159,9 @@ class Claiming:
         while runner.room() and (record := self._ready.pop(runner.take)) is not None:
             lease = self._arrived.pop(record.cid)
             self._queued[record.service] -= 1
+            if self._is_over(lease):  # somebody else may have it by now
+                runner.give(record.service)
+                continue
             if (known := self.held.get(record.cid)) is not None:
                 # somebody has decided over it, and the news of that have not come yet
                 self.drop(record.cid, known)
@@ -220,6 +238,7 @@ class Claiming:
         known = self._arrived.get(cid) or self.held.get(cid)
         if known is not None and known.sequence == int(sequence):
             known.reply = message.reply  # the lease was over, but nobody else was given it
+            known.until = self._clock.monotonic() + self._seconds
             return
         if known is not None and known.sequence > int(sequence):
             self.answer(message.reply, ACK)  # it has gone on since
@@ -237,9 +256,12 @@ class Claiming:
             self.answer(message.reply, NAK)
             return
         since = self._clock.monotonic()
-        lease = Lease(message.reply, int(sequence), found, since, is_again=delivered != "1")
+        lease = Lease(
+            message.reply, int(sequence), found, since, since + self._seconds,
+            is_again=delivered != "1",
+        )  # fmt: skip
         if cid in self._arrived:
-            self._return(cid, ACK)
+            self.answer(self._take_out(cid).reply, ACK)
         self._arrived[cid] = lease
         self._queued[service] = self._queued.get(service, 0) + 1
         self._ready.push(found.record)
@@ -271,32 +293,43 @@ class Claiming:
     def give_back(self, cid: str, lease: Lease) -> None:
         """It was not begun; another may have it at once."""
         self.forget(cid, lease)
-        self.answer(lease.reply, NAK)
+        self._decline(lease)
+
+    def _decline(self, lease: Lease) -> None:
+        # the server takes the refusal of a lease that is over for that of the one who has it now
+        if not self._is_over(lease):
+            self.answer(lease.reply, NAK)
+
+    def _is_over(self, lease: Lease) -> bool:
+        return self._clock.monotonic() >= lease.until
 
     def beat(self) -> None:
         """Say that what is held is being worked on."""
+        until = self._clock.monotonic() + self._seconds
         for lease in (*self.held.values(), *self._arrived.values()):
-            self.answer(lease.reply, PROGRESS)
+            if not self._is_over(lease):
+                lease.until = until
+                self.answer(lease.reply, PROGRESS)
 
     def give_back_late(self) -> None:
         """Give back what has come and could not begin."""
         before = self._clock.monotonic() - _PATIENT_SECONDS
         for cid, lease in list(self._arrived.items()):
             if lease.since < before:
-                self._return(cid)
+                self._decline(self._take_out(cid))
 
-    def _return(self, cid: str, what: bytes = NAK) -> None:
+    def _take_out(self, cid: str) -> Lease:
         lease = self._arrived.pop(cid)
         service = lease.found.record.service
         self._ready.discard(service, cid)
         self._queued[service] -= 1
-        self.answer(lease.reply, what)
+        return lease
 
     def pause(self) -> None:
         """Ask for nothing more, and give back what has not begun."""
         self._is_paused = True
         for cid in list(self._arrived):
-            self._return(cid)
+            self._decline(self._take_out(cid))
 
     async def close(self) -> None:
         """Ask no more; what is on its way is given back."""

@@ -62,6 +62,7 @@ class Working:
         self._claiming = Claiming(
             store,
             runner,
+            lease,
             do=chores.do,
             begin=lambda lease: chores.do(self._begin(lease)),
             spoilt=lambda spoilt: chores.do(self._upkeep.park_spoilt(spoilt)),
