@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 from .plants import PLANTS, Plant
@@ -44,11 +45,12 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _witness(copy: Path, tests: tuple[str, ...]) -> Seen:
-    report, log = copy / "report.json", copy / "log"
+    report, log, temporary = copy / "report.json", copy / "log", copy / "tmp"
+    temporary.mkdir()
     with log.open("w") as output:
         running = subprocess.Popen(
             [sys.executable, "-m", "tests.bite.witness", str(report), *tests],
-            cwd=copy, env={**os.environ, "PYTHONPATH": str(copy)},
+            cwd=copy, env={**os.environ, "PYTHONPATH": str(copy), "TMPDIR": str(temporary)},
             stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
         )  # fmt: skip
         try:
@@ -64,10 +66,8 @@ def _witness(copy: Path, tests: tuple[str, ...]) -> Seen:
 
 def _end(running: subprocess.Popen[bytes]) -> None:
     """Kill what runs, and the processes that its tests have started."""
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(running.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     running.wait()
 
 

@@ -123,7 +123,7 @@ PLANTS = (
 """,
             ),
         ),
-        ("tests/chaos/test_outside.py",),
+        ("tests/chaos/test_outside.py::test_callers_are_cancelled_while_the_store_is_locked",),
     ),
     Plant(
         "B1",
@@ -209,7 +209,10 @@ PLANTS = (
         except (sqlite3""",
             ),
         ),
-        ("tests/sqlite/test_sqlite_sync.py", "tests/sqlite/test_sqlite_faults.py"),
+        (
+            "tests/sqlite/test_sqlite_sync.py::test_each_accept_is_synced_before_it_returns",
+            "tests/sqlite/test_sqlite_faults.py::test_several_in_a_row",
+        ),
     ),
     Plant(
         "D2",
@@ -300,7 +303,7 @@ PLANTS = (
 """,
             ),
         ),
-        ("tests/chaos/test_outside.py",),
+        ("tests/chaos/test_outside.py::test_callers_are_cancelled_while_the_store_is_locked",),
     ),
     Plant(
         "D11",
@@ -312,7 +315,9 @@ PLANTS = (
                 "self._set_timer(self._time.monotonic())",
             ),
         ),
-        ("tests/sqlite/test_sqlite_faults.py", "tests/sqlite/test_sqlite_full_disk.py"),
+        (
+            "tests/sqlite/test_sqlite_faults.py::test_what_fails_is_tried_again_after_pauses_that_grow",
+        ),
     ),
     Plant(
         "D14",
@@ -376,7 +381,7 @@ PLANTS = (
             await self._failed(""",
             ),
         ),
-        ("tests/chaos/test_many.py::test_a_deploy_loses_nothing_and_begins_nothing",),
+        ("tests/chaos/test_leases.py::test_an_attempt_that_leaving_cuts_off_does_not_count",),
     ),
     Plant(
         "T1",

@@ -1,4 +1,4 @@
-"""Every plant fits today's sources; whether it is caught is the matter of `python -m tests.bite`."""
+"""Every plant fits today's sources; whether it is caught is said by `python -m tests.bite`."""
 
 import ast
 import shutil
