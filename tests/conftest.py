@@ -2,11 +2,18 @@
 
 import signal
 
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 # no timing decides a test
 settings.register_profile("timeless", deadline=None)
 settings.load_profile("timeless")
+# mutmut runs a test many times in one process; a verdict must not depend on luck
+settings.register_profile(
+    "mutants",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.differing_executors],
+)
 
 # what runs in the background of a shell ignores these, and so would the processes that tests start
 for number, handler in (

@@ -205,6 +205,18 @@ async def test_leaving_does_not_wait_for_what_waits(tmp_path: Path, journal: Jou
         assert (await again.wait(cid, timeout=30)).attempts == 2
 
 
+async def test_an_attempt_that_leaving_cuts_off_does_not_count(
+    tmp_path: Path, journal: Journal
+) -> None:
+    """S1: a deploy used up the attempts of what it interrupted."""
+    async with coordinator(tmp_path, grace=0) as retry:
+        cid = await retry.invoke_async("work", Task(seconds=60), repeats=0, seconds=0)
+        await until(lambda: bool(began(journal)))
+    async with submitting(tmp_path) as again:
+        found = await again.get(cid)
+    assert (found.state, found.attempts, found.history) == ("waiting", 0, [])
+
+
 def due_of(folder: Path) -> float | None:
     """When the only invocation of the store is due, in its own time."""
     db = sqlite3.connect(f"{(folder / 'retries.db').as_uri()}?mode=ro", uri=True)

@@ -95,6 +95,27 @@ async def test_A1_the_callers_timeout_ends_the_call(
 
 
 @limited
+@pytest.mark.parametrize("how", ["raise", "convert"])
+async def test_A1_the_callers_timeout_ends_a_repeat(how: str, policy: RetryPolicy) -> None:
+    """The first attempt let the cancellation pass, the loop round the others did not."""
+    sleeper, calls = Sleeper(how), 0
+
+    async def target() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise ConnectionError("at first")
+        await sleeper.call()
+
+    retry = InvokeRetry(registry(target=target)[0])
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(3):
+            await retry.invoke("target", policy=policy)
+    assert now() == 3
+    assert calls == 2
+
+
+@limited
 async def test_A1_a_value_returned_after_a_swallowed_cancel_is_returned(
     policy: RetryPolicy,
 ) -> None:

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from store_help import Stage, ask, counted, eventually, reaches, totals
+from store_help import Stage, ask, counted, eventually, reaches, totals, until
 
 from invoke_retry import BackendError, CorrelationId, InvokeRetry, work
-from invoke_retry.backends.sqlite import backend
+from invoke_retry.backends.sqlite import backend, claims
+from invoke_retry.backends.sqlite.store import Store
 
 WRITES = ("INSERT", "UPDATE", "DELETE")
 FULL, BROKEN = "database or disk is full", "disk I/O error"
@@ -182,3 +183,25 @@ async def test_each_write_and_each_commit(
 @pytest.mark.parametrize("k", [1, 3, 6, 9])
 async def test_several_in_a_row(kind: str, k: int, tmp_path: Path, faults: Faults) -> None:
     await run_with(faults, tmp_path / "retries.db", kind, FULL, k, 5)
+
+
+async def test_what_fails_is_tried_again_after_pauses_that_grow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk was asked for room 95,000 times."""
+    looks = list[float]()
+
+    def full(store: Store, *_: object) -> None:
+        looks.append(store.clock.monotonic())
+        raise sqlite3.OperationalError(FULL)
+
+    monkeypatch.setattr(backend, "_FIRST_PAUSE", 0.02)
+    monkeypatch.setattr(backend, "_TIDY_SECONDS", 60)  # it looks as well
+    async with Stage().on(tmp_path / "retries.db") as retry:
+        with monkeypatch.context() as patch:
+            patch.setattr(claims, "look", full)
+            cid = await retry.invoke_async("fail", 1, repeats=1, seconds=0.2)
+            await until(lambda: len(looks) >= 5)
+        await reaches(retry, cid, "failed")
+    # one of the five may have had another cause: what is begun, or other processes
+    assert looks[4] - looks[0] >= 0.02 + 0.04 + 0.08
