@@ -86,6 +86,7 @@ def main() -> None:
         sections.append(measure(name, rounds=arguments.rounds, number=number))
         print_section(sections[-1])
     facts["load_after"] = load()
+    print(f"load {facts['load_after']}")
     write(arguments.output, facts, sections, charts=not arguments.no_charts)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 from benchmarks.peers import DECORATORS, Flaw, Function, peers
 from benchmarks.rows import Budget, Section
@@ -83,26 +84,13 @@ def cases(function: Function, name: str) -> dict[str, Case]:
 
 async def success(rounds: int) -> Section:
     times = await race({BARE: called(good), **cases(good, "good")}, calls=400, rounds=rounds)
-    return Section(
-        "success",
-        "Inline, a call that succeeds",
-        PACKAGES,
-        [
-            times.row(
-                "invoke / bare await f(x)",
-                OURS,
-                BARE,
-                Budget("<=", 11),
-                beside=[BARE, BY_HAND, *DECORATORS],
-            ),
-            times.row(
-                "how many times cheaper than tenacity's decorator",
-                "tenacity",
-                OURS,
-                Budget(">=", 20),
-            ),
-        ],
-    )
+    whole = times.row(
+        "invoke / bare await f(x)", OURS, BARE, Budget("<=", 11),
+        beside=[BARE, BY_HAND, *DECORATORS],
+    )  # fmt: skip
+    cheaper = times.row("tenacity's decorator / invoke", "tenacity", OURS, Budget(">=", 20))
+    rows = [whole, replace(cheaper, axis="times cheaper than tenacity's decorator")]
+    return Section("success", "Inline, a call that succeeds", PACKAGES, rows)
 
 
 async def failures(rounds: int) -> Section:

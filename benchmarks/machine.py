@@ -51,12 +51,12 @@ def load() -> float:
 def machine() -> dict[str, Any]:
     return {
         "date": datetime.now(UTC).isoformat(timespec="minutes"),
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "cpus": os.cpu_count(),
         "cpu": _model() or platform.machine(),
         "load_before": load(),
         "versions": {
-            platform.python_implementation(): platform.python_version(),
             "SQLite": sqlite3.sqlite_version,
             **{package: version_of(package) for package in PACKAGES},
         },

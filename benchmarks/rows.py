@@ -18,6 +18,9 @@ class Budget:
     def is_met(self, figure: float) -> bool:
         return figure <= self.limit if self.sign == "<=" else figure >= self.limit
 
+    def __str__(self) -> str:
+        return f"{self.sign} {self.limit:,.4g}"
+
 
 @dataclass(frozen=True)
 class Row:
@@ -76,7 +79,6 @@ class Section:
 
 
 def in_digits(figure: float) -> str:
-    """Three digits that count, or all that stand before the point."""
-    if abs(figure) >= 100:
-        return f"{figure:,.0f}"
-    return f"{figure:.1f}" if abs(figure) >= 10 else f"{figure:.2f}"
+    """Three digits, or all that stand before the point."""
+    places = 0 if abs(figure) >= 100 else 1 if abs(figure) >= 10 else 2
+    return f"{figure:,.{places}f}"

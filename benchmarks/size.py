@@ -23,6 +23,7 @@ from benchmarks.rows import Budget, Row, Section
 from invoke_retry import InvokeRetry, ServiceRegistry
 
 AT_A_TIME = 1_000
+WARM_UP = 50_000
 _STATM = Path("/proc/self/statm")
 
 
@@ -85,7 +86,7 @@ async def finished(number: int) -> float:
     """By how much the process grows while so many run through it, in percent."""
     load = Load()
     async with load.retry:
-        for _ in range(0, 50_000, AT_A_TIME):
+        for _ in range(0, WARM_UP, AT_A_TIME):
             await load.run(AT_A_TIME)
         gc.collect()
         before = resident_bytes()
@@ -102,34 +103,19 @@ def measured(what: str, number: int) -> float:
 
 
 def measured_waiting(number: int) -> Section:
-    budget, note = Budget("<=", 1_024), f"{number:,} in memory"
-    task = Row("a task of asyncio that sleeps", "B", [measured("sleeping", number)], note=note)
-    return Section(
-        "waiting",
-        "Memory of one that waits",
-        ("invoke-retry",),
-        [
-            Row("for its first attempt", "B", [measured("accepted", number)], budget, note),
-            Row(
-                "for the next attempt, after a failed one", "B", [measured("failed", number)],
-                budget, note, beside=[task],
-            ),
-        ],
-    )  # fmt: skip
+    limit = Budget("<=", 1_024)
+    task = Row("a task of asyncio that sleeps", "B", [measured("sleeping", number)])
+    rows = [
+        Row("for its first attempt", "B", [measured("accepted", number)], limit, beside=[task]),
+        Row("after a failed attempt", "B", [measured("failed", number)], limit, beside=[task]),
+    ]
+    return Section("waiting", f"Memory of each of {number:,} that wait", ("invoke-retry",), rows)
 
 
 def measured_finished(number: int) -> Section:
-    return Section(
-        "finished",
-        "Memory while finished ones run through",
-        ("invoke-retry",),
-        [
-            Row(
-                "growth of the process", "%", [measured("finished", number)], Budget("<=", 5),
-                f"{number:,} after 50,000",
-            )
-        ],
-    )  # fmt: skip
+    growth = Row("growth of the process", "%", [measured("finished", number)], Budget("<=", 5))
+    title = f"Memory while {number:,} are finished, after a warm-up of {WARM_UP:,}"
+    return Section("finished", title, ("invoke-retry",), [growth])
 
 
 def main(what: str, number: int) -> None:

@@ -231,8 +231,8 @@ def sqlite(rounds: int, number: int) -> Section:
             Row(f"start with {number:,} stored", "s", [took], Budget("<=", 5)),
             Row(f"memory of a start with {number:,} stored", "MB", [grown / 1e6], Budget("<=", 50)),
             *(
-                Row(f"callbacks of {processes} on one file", "/s", [together(processes)])
-                for processes in (1, 2, 4)
+                Row(f"accept to callback, processes: {count}", "/s", [together(count)])
+                for count in (1, 2, 4)
             ),
         ],
     )  # fmt: skip

@@ -10,7 +10,7 @@ import gc
 import random
 import statistics
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -49,7 +49,7 @@ class Rounds:
         case: str,
         base: str,
         budget: Budget | None = None,
-        beside: Iterable[str] = (),
+        beside: Collection[str] = (),
     ) -> Row:
         """A case as a multiple of another one, and those *beside* it likewise."""
         others = [self.row(name, name, base) for name in beside]
@@ -58,7 +58,10 @@ class Rounds:
             if name not in self.samples:
                 return Row(what, "x", (), budget, missing(name), axis, others)
         pairs = zip(self.samples[case], self.samples[base], strict=True)
-        return Row(what, "x", [a / b for a, b in pairs], budget, self.told(case), axis, others)
+        note = self.told(case)
+        if budget and base not in beside:
+            note += f" / {self.told(base)}"
+        return Row(what, "x", [a / b for a, b in pairs], budget, note, axis, others)
 
 
 async def race(cases: Mapping[str, Case], *, calls: int, rounds: int) -> Rounds:
