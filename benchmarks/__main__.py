@@ -1,6 +1,6 @@
-"""Print every figure beside its budget; nothing fails if one is missed.
+"""Print every figure beside its budget, and keep them as JSON and charts; no missed budget fails.
 
-python -m benchmarks [--full] [--only inline,background,sqlite,nats,size,import] [--json FILE]
+python -m benchmarks [--full] [--only success,sqlite] [--output FOLDER] [--no-charts]
 """
 
 from __future__ import annotations
@@ -10,30 +10,52 @@ import asyncio
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 from benchmarks.background import background
+from benchmarks.charts import draw
 from benchmarks.imports import imports
 from benchmarks.inline import failures, success
+from benchmarks.machine import load, machine, missing
 from benchmarks.nats import nats
-from benchmarks.report import Row, as_json, machine, print_machine, print_rows
-from benchmarks.size import size
+from benchmarks.report import as_json, print_machine, print_section
+from benchmarks.rows import Section
+from benchmarks.size import measured_finished, measured_waiting
 from benchmarks.sqlite import sqlite
 
-SECTIONS = ("inline", "background", "sqlite", "nats", "size", "import")
+SECTIONS = (
+    "success", "failures", "background", "waiting", "finished", "sqlite", "nats", "import",
+)  # fmt: skip
 
 
-def measure(section: str, *, rounds: int, number: int) -> list[Row]:
-    if section == "inline":
-        return [*asyncio.run(success(rounds)), *asyncio.run(failures(rounds))]
-    if section == "background":
-        return asyncio.run(background(max(5, rounds // 4)))
-    if section == "sqlite":
-        return sqlite(max(3, rounds // 16), number)
-    if section == "nats":
-        return nats(max(3, rounds // 16), number)
-    if section == "size":
-        return size(number)
-    return asyncio.run(imports(max(5, rounds // 4)))
+def measure(section: str, *, rounds: int, number: int) -> Section:
+    match section:
+        case "success":
+            return asyncio.run(success(rounds))
+        case "failures":
+            return asyncio.run(failures(rounds))
+        case "background":
+            return asyncio.run(background(max(5, rounds // 4)))
+        case "waiting":
+            return measured_waiting(number)
+        case "finished":
+            return measured_finished(number)
+        case "sqlite":
+            return sqlite(max(3, rounds // 16), number)
+        case "nats":
+            return nats(max(3, rounds // 16), number)
+        case _:
+            return asyncio.run(imports(max(5, rounds // 4)))
+
+
+def write(folder: Path, facts: dict[str, Any], sections: list[Section], *, charts: bool) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {**facts, "sections": {each.name: as_json(each) for each in sections}}
+    (folder / "results.json").write_text(json.dumps(content, indent=1) + "\n")
+    if charts:
+        for section in sections:
+            draw(section, facts, folder / f"{section.name}.png")
+    print(f"written to {folder}")
 
 
 def main() -> None:
@@ -43,24 +65,29 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="1,000,000 invocations, not 100,000")
     parser.add_argument("--rounds", type=int, default=81, help="of the inline cases")
     parser.add_argument("--only", default=",".join(SECTIONS), help="sections, by commas")
-    parser.add_argument("--json", type=Path, help="write the figures to this file, too")
+    parser.add_argument(
+        "--output", type=Path, default=Path("benchmarks/results"), metavar="FOLDER",
+        help="where results.json and a chart for each section go; %(default)s",
+    )  # fmt: skip
+    parser.add_argument("--no-charts", action="store_true", help="results.json only")
     arguments = parser.parse_args()
-    sections = arguments.only.split(",")
-    if unknown := set(sections) - set(SECTIONS):
+    names = arguments.only.split(",")
+    if unknown := set(names) - set(SECTIONS):
         parser.error(f"no section is named {', '.join(unknown)}; there are {', '.join(SECTIONS)}")
+    if not arguments.no_charts and (absent := missing("matplotlib")):
+        parser.error(f"{absent}, or leave the charts out: --no-charts")
 
     logging.disable(logging.CRITICAL)
-    facts = machine()
+    number = 1_000_000 if arguments.full else 100_000
+    facts = {**machine(), "rounds": arguments.rounds, "number": number}
     print_machine(facts)
-    figures: dict[str, list[Row]] = {}
-    for section in sections:
-        figures[section] = measure(
-            section, rounds=arguments.rounds, number=1_000_000 if arguments.full else 100_000
-        )
-        print_rows(section, figures[section])
-    if arguments.json is not None:
-        content = {**facts, **{name: [*map(as_json, rows)] for name, rows in figures.items()}}
-        arguments.json.write_text(json.dumps(content, indent=1) + "\n")
+    sections: list[Section] = []
+    for name in names:
+        sections.append(measure(name, rounds=arguments.rounds, number=number))
+        print_section(sections[-1])
+    facts["load_after"] = load()
+    print(f"load {facts['load_after']}")
+    write(arguments.output, facts, sections, charts=not arguments.no_charts)
 
 
 if __name__ == "__main__":

@@ -10,11 +10,11 @@ import subprocess
 import sys
 from tempfile import TemporaryDirectory
 
-from benchmarks.report import Budget, Row
+from benchmarks.rows import Budget, Section
 from benchmarks.timing import Case, race
 
+OURS, PARTS, NOTHING = "invoke_retry", "asyncio, anyio and pydantic", "the interpreter alone"
 BASE = "import asyncio, anyio; from pydantic import BaseModel, TypeAdapter"
-OURS = "import invoke_retry"
 
 
 def imported(statement: str, bytecode: str) -> Case:
@@ -29,18 +29,22 @@ def imported(statement: str, bytecode: str) -> Case:
     return sample
 
 
-async def imports(rounds: int) -> list[Row]:
-    statements = {"ours": OURS, "base": BASE, "nothing": "pass"}
+async def imports(rounds: int) -> Section:
+    statements = {OURS: "import invoke_retry", PARTS: BASE, NOTHING: "pass"}
     with TemporaryDirectory() as bytecode:
         cases = {name: imported(text, bytecode) for name, text in statements.items()}
         times = await race(cases, calls=1, rounds=rounds)
-    return [
-        Row(
-            f"{OURS} / its parts",
-            times.ratio("ours", "base"),
-            "x",
-            Budget("<=", 1.3),
-            f"{times.median('ours') / 1e6:,.0f} ms / {times.median('base') / 1e6:,.0f} ms, "
-            f"of which the interpreter {times.median('nothing') / 1e6:,.0f} ms",
-        )
-    ]
+    return Section(
+        "import",
+        "Import, in a fresh process",
+        ("invoke-retry", "anyio", "pydantic"),
+        [
+            times.row(
+                "import invoke_retry / its parts",
+                OURS,
+                PARTS,
+                Budget("<=", 1.3),
+                beside=[PARTS, NOTHING],
+            )
+        ],
+    )

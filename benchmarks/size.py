@@ -2,7 +2,7 @@
 
 Each is measured in a process of its own, by the growth of its resident set:
 
-    python -m benchmarks.size accepted|failed|finished NUMBER
+    python -m benchmarks.size accepted|failed|sleeping|finished NUMBER
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.background import CONTEXT, PAYLOAD, Load, deliver
-from benchmarks.report import Budget, Row
+from benchmarks.rows import Budget, Row, Section
 from invoke_retry import InvokeRetry, ServiceRegistry
 
 AT_A_TIME = 1_000
+WARM_UP = 50_000
 _STATM = Path("/proc/self/statm")
 
 
@@ -71,11 +72,21 @@ async def waiting(target: str, number: int, *, work: bool) -> float:
         os._exit(0)  # recording a million abandoned ones tells nothing here
 
 
+async def sleeping(number: int) -> float:
+    """Bytes of a task that sleeps: what a loop written by hand costs while it waits."""
+    before = resident_bytes()
+    tasks = [asyncio.create_task(asyncio.sleep(3_600)) for _ in range(number)]
+    await asyncio.sleep(0)
+    grown = resident_bytes() - before
+    print(json.dumps(grown / len(tasks)), flush=True)
+    os._exit(0)  # cancelling a million takes longer than all the rest
+
+
 async def finished(number: int) -> float:
     """By how much the process grows while so many run through it, in percent."""
     load = Load()
     async with load.retry:
-        for _ in range(0, 50_000, AT_A_TIME):
+        for _ in range(0, WARM_UP, AT_A_TIME):
             await load.run(AT_A_TIME)
         gc.collect()
         before = resident_bytes()
@@ -91,32 +102,31 @@ def measured(what: str, number: int) -> float:
     return float(json.loads(result.stdout))
 
 
-def size(number: int) -> list[Row]:
-    budget, note = Budget("<=", 1_024), f"{number:,} in memory"
-    return [
-        Row(
-            "one that waits for its first attempt", measured("accepted", number), "B", budget, note
-        ),
-        Row("one that waits after a failed attempt", measured("failed", number), "B", budget, note),
-        Row(
-            "growth while finished ones run through",
-            measured("finished", number),
-            "%",
-            Budget("<=", 5),
-            f"{number:,} after 50,000",
-        ),
+def measured_waiting(number: int) -> Section:
+    limit = Budget("<=", 1_024)
+    task = Row("a task of asyncio that sleeps", "B", [measured("sleeping", number)])
+    rows = [
+        Row("for its first attempt", "B", [measured("accepted", number)], limit, beside=[task]),
+        Row("after a failed attempt", "B", [measured("failed", number)], limit, beside=[task]),
     ]
+    return Section("waiting", f"Memory of each of {number:,} that wait", ("invoke-retry",), rows)
+
+
+def measured_finished(number: int) -> Section:
+    growth = Row("growth of the process", "%", [measured("finished", number)], Budget("<=", 5))
+    title = f"Memory while {number:,} are finished, after a warm-up of {WARM_UP:,}"
+    return Section("finished", title, ("invoke-retry",), [growth])
 
 
 def main(what: str, number: int) -> None:
     logging.disable(logging.CRITICAL)
-    if what == "accepted":
-        figure = asyncio.run(waiting("deliver", number, work=False))
-    elif what == "failed":
-        figure = asyncio.run(waiting("broken", number, work=True))
-    else:
-        figure = asyncio.run(finished(number))
-    print(json.dumps(figure))
+    cases = {
+        "accepted": lambda: waiting("deliver", number, work=False),
+        "failed": lambda: waiting("broken", number, work=True),
+        "sleeping": lambda: sleeping(number),
+        "finished": lambda: finished(number),
+    }
+    print(json.dumps(asyncio.run(cases[what]())))
 
 
 if __name__ == "__main__":

@@ -11,8 +11,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -23,12 +21,17 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.background import CONTEXT, PAYLOAD, Inbox, deliver
-from benchmarks.report import Budget, Row
+from benchmarks.machine import missing
+from benchmarks.rows import Budget, Row, Section
 from benchmarks.size import resident_bytes
+from benchmarks.timing import Rounds
 from invoke_retry import InvokeRetry, ServiceRegistry
 from invoke_retry.backends import SQLiteBackend
 
+ACCEPT, CALLED_BACK = "accept", "accept to callback"
+PACKAGES = ("invoke-retry", "aiosqlite", "huey", "SQLite")
 IN_FLIGHT = 50
+ROUND = 1_000
 PROCESS_SECONDS = 4.0
 
 Rate = Callable[[Path, int], Awaitable[float]]
@@ -124,13 +127,13 @@ def _enqueued(order: dict[str, Any]) -> dict[str, Any]:
     return order
 
 
-async def rates(cases: dict[str, Rate], number: int, rounds: int) -> dict[str, list[float]]:
+async def rates(cases: dict[str, Rate], number: int, rounds: int) -> Rounds:
     found: dict[str, list[float]] = {name: [] for name in cases}
     for _ in range(rounds):
         for name, case in cases.items():
             with tempfile.TemporaryDirectory() as folder:
                 found[name].append(await case(Path(folder), number))
-    return found
+    return Rounds(found, "/s")
 
 
 def together(processes: int) -> float:
@@ -195,52 +198,44 @@ async def start(file: Path) -> tuple[float, float]:
         return took, resident_bytes() - before
 
 
-def sqlite(rounds: int, number: int) -> list[Row]:
-    cases: dict[str, Rate] = {"accepted": accepted, "called back": called_back}
-    for name, case in (("aiosqlite", inserted_by_aiosqlite), ("huey", enqueued_by_huey)):
-        try:
-            import_module(name)
-        except ImportError:
-            continue
-        cases[name] = case
-    found = asyncio.run(rates(cases, 2_000, rounds))
-    medians = {name: statistics.median(values) for name, values in found.items()}
-
-    def ratio(a: str, b: str) -> float:
-        return statistics.median(x / y for x, y in zip(found[a], found[b], strict=True))
-
-    note = f"{medians['accepted']:,.0f}/s"
-    rows: list[Row] = []
-    if "aiosqlite" in cases:
-        what = "accept / aiosqlite's awaited single inserts"
-        other = f"{note} / {medians['aiosqlite']:,.0f}/s"
-        rows.append(Row(what, ratio("accepted", "aiosqlite"), "x", Budget(">=", 2), other))
-    rows.append(
-        Row(
-            "accept to callback / accept",
-            ratio("called back", "accepted"),
-            "x",
-            Budget(">=", 0.33),
-            f"{medians['called back']:,.0f}/s / {note}",
-        )
-    )
-    if "huey" in cases:
-        rows.append(Row("    huey: enqueue, fsync=True", medians["huey"], "/s"))
-    rows += [
-        Row(f"    callbacks of {processes} processes on one file", together(processes), "/s")
-        for processes in (1, 2, 4)
-    ]
-    folder = Path(tempfile.mkdtemp())
-    try:
-        asyncio.run(fill(folder / "full.db", number))
-        command = [sys.executable, "-m", "benchmarks.sqlite", "start", str(folder / "full.db")]
+def started(number: int) -> tuple[float, float]:
+    """Seconds and bytes of a start with so many stored."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "full.db"
+        asyncio.run(fill(file, number))
+        command = [sys.executable, "-m", "benchmarks.sqlite", "start", str(file)]
         output = subprocess.run(command, check=True, capture_output=True).stdout
-        took, grown = json.loads(output)
-    finally:
-        shutil.rmtree(folder)
-    rows.append(Row(f"start with {number:,} stored", took, "s", Budget("<=", 5)))
-    rows.append(Row("    its memory", grown / 2**20, "MiB", Budget("<=", 50)))
-    return rows
+    took, grown = json.loads(output)
+    return took, grown
+
+
+def sqlite(rounds: int, number: int) -> Section:
+    cases: dict[str, Rate] = {ACCEPT: accepted, CALLED_BACK: called_back}
+    peers = {"aiosqlite": inserted_by_aiosqlite, "huey": enqueued_by_huey}
+    cases |= {name: case for name, case in peers.items() if not missing(name)}
+    found = asyncio.run(rates(cases, ROUND, rounds))
+    took, grown = started(number)
+    return Section(
+        "sqlite",
+        f"SQLite with a sync for each commit, {IN_FLIGHT} in flight",
+        PACKAGES,
+        [
+            found.row(
+                "accept / aiosqlite's awaited single inserts", ACCEPT, "aiosqlite",
+                Budget(">=", 2), beside=peers,
+            ),
+            found.row(
+                "accept to callback / accept", CALLED_BACK, ACCEPT, Budget(">=", 1 / 3),
+                beside=[ACCEPT],
+            ),
+            Row(f"start with {number:,} stored", "s", [took], Budget("<=", 5)),
+            Row(f"memory of a start with {number:,} stored", "MB", [grown / 1e6], Budget("<=", 50)),
+            *(
+                Row(f"accept to callback, processes: {count}", "/s", [together(count)])
+                for count in (1, 2, 4)
+            ),
+        ],
+    )  # fmt: skip
 
 
 def main(what: str, file: str, *rest: str) -> None:

@@ -1,4 +1,4 @@
-"""Timing that a noisy machine does not fool.
+"""Measuring that a noisy machine does not fool.
 
 Every case is sampled once in each round, in a new random order, and ratios are taken inside a
 round: what drifts meanwhile cancels. What is reported is the median of these ratios.
@@ -10,8 +10,12 @@ import gc
 import random
 import statistics
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
+from typing import Literal
+
+from benchmarks.machine import missing
+from benchmarks.rows import Budget, Row, in_digits
 
 Case = Callable[[int], Awaitable[None]]
 """Makes so many calls."""
@@ -20,21 +24,48 @@ WARM_UP = 2
 
 
 @dataclass(frozen=True)
-class Times:
-    """Nanoseconds per call, by case; those of one round have the same index."""
+class Rounds:
+    """What was measured, by case; samples of one round have the same index.
+
+    A case that has no samples is a package that is not installed.
+    """
 
     samples: Mapping[str, list[float]]
+    unit: Literal["ns", "/s"]
 
-    def median(self, case: str) -> float:
-        return statistics.median(self.samples[case])
+    def told(self, case: str) -> str:
+        """The median, as people say it."""
+        median = statistics.median(self.samples[case])
+        if self.unit == "/s":
+            return f"{median:,.0f}/s"
+        for size, unit in ((1e9, "s"), (1e6, "ms"), (1e3, "µs")):
+            if median >= size:
+                return f"{in_digits(median / size)} {unit}"
+        return f"{median:.0f} ns"
 
-    def ratio(self, case: str, to: str) -> float:
-        pairs = zip(self.samples[case], self.samples[to], strict=True)
-        return statistics.median(a / b for a, b in pairs)
+    def row(
+        self,
+        what: str,
+        case: str,
+        base: str,
+        budget: Budget | None = None,
+        beside: Collection[str] = (),
+    ) -> Row:
+        """A case as a multiple of another one, and those *beside* it likewise."""
+        others = [self.row(name, name, base) for name in beside]
+        axis = f"times {base}"
+        for name in (case, base):
+            if name not in self.samples:
+                return Row(what, "x", (), budget, missing(name), axis, others)
+        pairs = zip(self.samples[case], self.samples[base], strict=True)
+        note = self.told(case)
+        if budget and base not in beside:
+            note += f" / {self.told(base)}"
+        return Row(what, "x", [a / b for a, b in pairs], budget, note, axis, others)
 
 
-async def race(cases: Mapping[str, Case], *, calls: int, rounds: int) -> Times:
-    """Time the cases against each other."""
+async def race(cases: Mapping[str, Case], *, calls: int, rounds: int) -> Rounds:
+    """Time the cases against each other: nanoseconds of a call."""
     samples: dict[str, list[float]] = {name: [] for name in cases}
     order = list(cases)
     for round_ in range(WARM_UP + rounds):
@@ -46,4 +77,4 @@ async def race(cases: Mapping[str, Case], *, calls: int, rounds: int) -> Times:
             took = time.perf_counter_ns() - began
             if round_ >= WARM_UP:
                 samples[name].append(took / calls)
-    return Times(samples)
+    return Rounds(samples, "ns")
