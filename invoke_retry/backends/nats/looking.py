@@ -17,7 +17,8 @@ from invoke_retry.backends.base import Query, tallied
 from invoke_retry.backends.nats.client import Message
 from invoke_retry.backends.nats.layout import cid_of, place_of
 from invoke_retry.backends.nats.state import Found, Unreadable, damaged, load
-from invoke_retry.backends.nats.store import Store, last_message, unknown
+from invoke_retry.backends.nats.store import Store, last_message
+from invoke_retry.backends.wording import unknown
 from invoke_retry.errors import BackendError
 from invoke_retry.models import State
 from invoke_retry.record import Record

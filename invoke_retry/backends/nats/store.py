@@ -21,7 +21,7 @@ from invoke_retry.backends.nats.layout import Layout, Place, place_of, token
 from invoke_retry.backends.nats.state import Found, Unreadable, dump_within, load
 from invoke_retry.clock import Clock
 from invoke_retry.correlation import CorrelationId
-from invoke_retry.errors import BackendError, InvocationNotFound
+from invoke_retry.errors import BackendError
 from invoke_retry.record import Record
 
 _NOT_THE_NEWEST, _IN_PROCESS, _NO_MESSAGE = 10071, 10164, 10037
@@ -231,11 +231,3 @@ def is_cid(cid: object) -> bool:
     except (TypeError, ValueError):
         return False
     return True
-
-
-def unknown(cid: object) -> InvocationNotFound:
-    """The error that says so."""
-    return InvocationNotFound(
-        f"no invocation has the cid {cid!r}; it never was accepted here, or was pruned after its "
-        "retention"
-    )
