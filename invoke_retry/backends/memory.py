@@ -23,9 +23,10 @@ from invoke_retry.backends.base import (
     tallied,
 )
 from invoke_retry.backends.ready import ReadyQueue
+from invoke_retry.backends.wording import unknown
 from invoke_retry.clock import Clock
 from invoke_retry.durations import Duration
-from invoke_retry.errors import BackendError, BackendFull, InvalidState, InvocationNotFound
+from invoke_retry.errors import BackendError, BackendFull, InvalidState
 from invoke_retry.models import Reason, State
 from invoke_retry.record import FINAL, Record
 
@@ -206,7 +207,7 @@ class MemoryBackend(Backend):
             for record in records:
                 if record.cid == query.after:
                     break
-        return list(islice(filter(query.fits, records), query.limit))
+        return list(islice(filter(query.fits, records), min(query.limit, len(self._records))))
 
     async def counts(self) -> dict[State, int]:
         return dict(self._counts)
@@ -254,10 +255,7 @@ class MemoryBackend(Backend):
         try:
             return self._records[cid]
         except (KeyError, TypeError):
-            raise InvocationNotFound(
-                f"no invocation has the cid {cid!r}; it never was accepted here, or was pruned "
-                "after its retention"
-            ) from None
+            raise unknown(cid) from None
 
     def _transit(
         self, record: Record, transition: Transition[T], *args: T.args, **kwargs: T.kwargs

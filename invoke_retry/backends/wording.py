@@ -1,4 +1,4 @@
-"""How findings speak of sizes, times, numbers and names, and those that every store may have."""
+"""How findings speak of sizes, times, numbers and names, and what every store may have to say."""
 
 from __future__ import annotations
 
@@ -7,9 +7,20 @@ from datetime import UTC, datetime
 from typing import Final
 
 from invoke_retry.backends.base import Finding
+from invoke_retry.durations import shown
+from invoke_retry.errors import InvocationNotFound
 
 SHOWN: Final = 5
 MANY: Final = 10_000  # nobody needs to know a larger number exactly
+
+
+def unknown(cid: object) -> InvocationNotFound:
+    """The error that says so, whatever was asked for."""
+    asked = shown(cid).removesuffix(" (str)")
+    return InvocationNotFound(
+        f"no invocation has the cid {asked}; it never was accepted here, or was pruned after its "
+        "retention"
+    )
 
 
 def size(number: int) -> str:

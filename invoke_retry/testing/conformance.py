@@ -46,6 +46,7 @@ except ImportError as error:  # pragma: no cover
 
 TICK = 0.02
 UNKNOWN = CorrelationId.from_key("never accepted")
+NO_TEXTS: tuple[Any, ...] = ("\ud800", b"echo", 5, 2**70, ["echo"])
 
 
 class Stage:
@@ -545,14 +546,24 @@ class BackendConformance:
 
     async def test_what_is_not_known(self) -> None:
         async with self.make_retry(Stage()) as retry:
-            for ask in (
-                retry.get, retry.wait, retry.cancel, retry.run_now, retry.redeliver,
-                retry.resubmit,
-            ):  # fmt: skip
+            for cid in (UNKNOWN, *NO_TEXTS):
+                for ask in (
+                    retry.get, retry.wait, retry.cancel, retry.run_now, retry.redeliver,
+                    retry.resubmit,
+                ):  # fmt: skip
+                    with pytest.raises(InvocationNotFound):
+                        await ask(cid)
                 with pytest.raises(InvocationNotFound):
-                    await ask(UNKNOWN)
-            with pytest.raises(InvocationNotFound):
-                await retry.search(after=UNKNOWN)
+                    await retry.search(after=cid)
+            assert retry.health().ok
+
+    async def test_searching_what_cannot_be_kept(self) -> None:
+        async with self.make_retry(Stage()) as retry:
+            await settled(retry, await retry.invoke_async("fail", repeats=0, seconds=0))
+            for text in NO_TEXTS:
+                for name in ("target", "source", "error_type"):
+                    assert await retry.search(**{name: text}) == []
+            assert len(await retry.search(limit=2**70)) == 1
 
     async def test_leaving_loses_nothing(self) -> None:
         stage = Stage()

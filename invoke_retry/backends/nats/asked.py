@@ -10,8 +10,9 @@ from invoke_retry.backends.base import Backend, Finding, Query
 from invoke_retry.backends.nats.examination import Examination
 from invoke_retry.backends.nats.looking import Looking
 from invoke_retry.backends.nats.pruning import Pruner
-from invoke_retry.backends.nats.store import Store, is_cid, unknown
+from invoke_retry.backends.nats.store import Store, is_cid
 from invoke_retry.backends.nats.stream import Stream
+from invoke_retry.backends.wording import unknown
 from invoke_retry.models import State
 from invoke_retry.record import Record
 

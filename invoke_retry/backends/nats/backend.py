@@ -28,10 +28,11 @@ from invoke_retry.backends.nats.looking import Looking
 from invoke_retry.backends.nats.news import News
 from invoke_retry.backends.nats.room import Room
 from invoke_retry.backends.nats.state import Found, Unreadable, damaged
-from invoke_retry.backends.nats.store import Store, Written, is_cid, unknown
+from invoke_retry.backends.nats.store import Store, Written, is_cid
 from invoke_retry.backends.nats.stream import Stream, check_version
 from invoke_retry.backends.nats.waits import Waits
 from invoke_retry.backends.nats.working import Working
+from invoke_retry.backends.wording import unknown
 from invoke_retry.clock import Clock
 from invoke_retry.durations import Duration, seconds_of
 from invoke_retry.errors import (

@@ -17,7 +17,8 @@ from invoke_retry.backends.base import Query, tallied
 from invoke_retry.backends.nats.client import Message
 from invoke_retry.backends.nats.layout import cid_of, place_of
 from invoke_retry.backends.nats.state import Found, Unreadable, damaged, load
-from invoke_retry.backends.nats.store import Store, last_message, unknown
+from invoke_retry.backends.nats.store import Store, last_message
+from invoke_retry.backends.wording import unknown
 from invoke_retry.errors import BackendError
 from invoke_retry.models import State
 from invoke_retry.record import Record
@@ -194,7 +195,10 @@ class Looking:
     async def _after(self, query: Query) -> tuple[float, str] | None:
         if query.after is None:
             return None
-        found = await self._store.newest(query.after)
+        try:
+            found = await self._store.newest(query.after)
+        except Unreadable as error:
+            return _age(damaged(query.after, str(error)))
         if found is None:
             raise unknown(query.after)
         return _age(found.record)

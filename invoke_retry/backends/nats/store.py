@@ -21,7 +21,7 @@ from invoke_retry.backends.nats.layout import Layout, Place, cid_of, place_of, t
 from invoke_retry.backends.nats.state import Found, Unreadable, dump_within, load
 from invoke_retry.clock import Clock
 from invoke_retry.correlation import CorrelationId
-from invoke_retry.errors import BackendError, InvocationNotFound
+from invoke_retry.errors import BackendError
 from invoke_retry.record import Record
 
 _NOT_THE_NEWEST, _IN_PROCESS, _NO_MESSAGE = 10071, 10164, 10037
@@ -130,7 +130,7 @@ class Store:
         except ApiError as error:
             if error.err_code != _NOT_THE_NEWEST:
                 raise
-        newest = await self._newest_if_readable(record.cid)
+        newest = await self.newest_if_readable(record.cid)
         if newest is None or newest.op != op:
             return None
         return Written(newest.subject, newest.sequence)
@@ -180,7 +180,8 @@ class Store:
         )
         return None if told is None else load(told.data, self.shift, told.subject, told.sequence)
 
-    async def _newest_if_readable(self, cid: str) -> Found | None:
+    async def newest_if_readable(self, cid: str) -> Found | None:
+        """The same; None for what is damaged, too."""
         try:
             return await self.newest(cid)
         except Unreadable:
@@ -213,7 +214,7 @@ class Store:
                 raise
         else:
             return False
-        newest = await self._newest_if_readable(found.record.cid)
+        newest = await self.newest_if_readable(found.record.cid)
         return newest is not None and newest.sequence == found.sequence
 
     async def last_sequence(self) -> int:
@@ -250,11 +251,3 @@ def is_cid(cid: object) -> bool:
     except (TypeError, ValueError):
         return False
     return True
-
-
-def unknown(cid: object) -> InvocationNotFound:
-    """The error that says so."""
-    return InvocationNotFound(
-        f"no invocation has the cid {cid!r}; it never was accepted here, or was pruned after its "
-        "retention"
-    )

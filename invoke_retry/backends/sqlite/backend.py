@@ -28,10 +28,11 @@ from invoke_retry.backends.sqlite import claims, examination, files, finding
 from invoke_retry.backends.sqlite.claims import Look
 from invoke_retry.backends.sqlite.examination import Examination
 from invoke_retry.backends.sqlite.pruning import Pruner
-from invoke_retry.backends.sqlite.rows import Stored
+from invoke_retry.backends.sqlite.rows import Stored, is_text
 from invoke_retry.backends.sqlite.store import Settings, Store
 from invoke_retry.backends.sqlite.upkeep import Upkeep
 from invoke_retry.backends.sqlite.writer import Job, Writer
+from invoke_retry.backends.wording import unknown
 from invoke_retry.clock import Clock
 from invoke_retry.durations import Duration, seconds_of, shown
 from invoke_retry.errors import BackendError, InvalidState, NotRunning
@@ -483,6 +484,8 @@ class SQLiteBackend(Backend):
         return record
 
     async def outcome(self, cid: str) -> Record:
+        if not is_text(cid):
+            raise unknown(cid)
         waiters = self._waiters.setdefault(cid, [])
         waiter = asyncio.get_running_loop().create_future()
         waiters.append(waiter)  # before it is asked for, so that no news is missed

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 from invoke_retry.backends.base import Query
-from invoke_retry.backends.sqlite.rows import COLUMNS, STATES, shown_cid
+from invoke_retry.backends.sqlite.rows import COLUMNS, STATES, is_text, shown_cid
 from invoke_retry.backends.sqlite.store import Store
 from invoke_retry.models import State
 from invoke_retry.record import Record
@@ -139,7 +139,8 @@ def _records(store: Store, *, query: Query, last: int, limit: int) -> Step:
 
 def _select(store: Store, columns: str, query: Query, last: int, limit: int = STRETCH) -> Step:
     stretch = stretch_up_to(store.db, last)
-    if stretch is None:
+    texts = (query.target, query.source, query.error_type)
+    if stretch is None or not all(text is None or is_text(text) for text in texts):
         return Step([], None)
     wanted: dict[str, object] = {
         "state = ?": query.state,

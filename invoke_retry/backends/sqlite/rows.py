@@ -6,6 +6,7 @@ and which goes on after a reboot; `shift` is store time minus the coordinator's 
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from functools import lru_cache
 from typing import Any, Final, NamedTuple, cast, get_args
@@ -28,6 +29,7 @@ _LIVE: Final = (
 )  # fmt: skip
 
 MOST: Final = 2**53
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _LATEST: Final = 1e11  # seconds: some thousand years
 
 STATES: frozenset[str] = frozenset(get_args(State))
@@ -190,6 +192,11 @@ def damaged(row: tuple[Any, ...], because: str) -> Record:
     record.due = None
     record.parked_because = because
     return record
+
+
+def is_text(value: object) -> bool:
+    """Whether a row can hold it as text: what people ask for may be anything."""
+    return isinstance(value, str) and (value.isascii() or not _SURROGATE.search(value))
 
 
 def shown_cid(row: int, cid: object) -> CorrelationId:

@@ -22,8 +22,9 @@ from typing import Any, Final
 from invoke_retry.backends.sqlite import rows, schema
 from invoke_retry.backends.sqlite.files import FileLock, beside
 from invoke_retry.backends.sqlite.rows import COLUMNS, MOST, STATES, Stored, Unreadable
+from invoke_retry.backends.wording import unknown
 from invoke_retry.clock import Clock, boot_id
-from invoke_retry.errors import BackendError, InvocationNotFound
+from invoke_retry.errors import BackendError
 from invoke_retry.machine import IllegalTransition
 from invoke_retry.record import FINAL, Record
 
@@ -259,12 +260,10 @@ class Store:
 
     def row(self, cid: str) -> tuple[Any, ...]:
         """The row of a record, or `InvocationNotFound`."""
-        row = self.db.execute(f"SELECT {COLUMNS} FROM invocation WHERE cid = ?", (cid,)).fetchone()
+        question = f"SELECT {COLUMNS} FROM invocation WHERE cid = ?"
+        row = self.db.execute(question, (cid,)).fetchone() if rows.is_text(cid) else None
         if row is None:
-            raise InvocationNotFound(
-                f"no invocation has the cid {cid!r}; it never was accepted here, or was pruned "
-                "after its retention"
-            )
+            raise unknown(cid)
         return row  # type: ignore[no-any-return]
 
     def find(self, cid: str, *, history: int = 1) -> Stored:
