@@ -194,6 +194,10 @@ def _check_state(record: Record, subject: str) -> None:
     state, has_outcome = record.state, record.outcome is not None
     if subject.split(".")[2] not in _PLACES.get(state, ("end",)):
         raise ValueError("its state is of another place")
+    if (state == "running" and record.due is not None) or (
+        state == "waiting" and record.due is None
+    ):
+        raise ValueError("it is held, or waits, and has the time of the other")
     if state != "parked" and has_outcome is not (state not in ("waiting", "running")):
         raise ValueError("an outcome too early, or none")
 
