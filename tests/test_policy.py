@@ -195,14 +195,14 @@ class TestWhatAPolicyIs:
             "what each wait is of the one before"),
     ])  # fmt: skip
     def test_what_a_refusal_says(self, wrong: dict[str, Any], text: str) -> None:
+        given: dict[str, Any] = {"repeats": 1, "seconds": 1, **wrong}
         with pytest.raises(InvalidPolicy) as caught:
-            RetryPolicy(**{"repeats": 1, "seconds": 1, **wrong})
+            RetryPolicy(**given)
         assert str(caught.value) == text
 
     @pytest.mark.parametrize("name", ["seconds", "minutes", "max_seconds", "timeout", "deadline"])
     def test_a_refused_time_is_named(self, name: str) -> None:
-        wrong = dict[str, Any](repeats=1, seconds=1)
-        wrong[name] = -1
+        wrong: dict[str, Any] = {"repeats": 1, "seconds": 1, name: -1}
         with pytest.raises(InvalidPolicy, match=rf"^{name} is -1 \(int\), .* {name}=5$"):
             RetryPolicy(**wrong)
 
