@@ -12,6 +12,7 @@ settings.register_profile(
     "mutants",
     deadline=None,
     derandomize=True,
+    max_examples=25,
     suppress_health_check=[HealthCheck.differing_executors],
 )
 

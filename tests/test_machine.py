@@ -174,6 +174,26 @@ class TestTable:
         for word in (CID, "succeeded", "start"):
             assert word in str(caught.value)
 
+    @pytest.mark.parametrize(("name", "text"), [
+        ("settle", "notifying, and cannot settle to failed"),
+        ("bury", "notifying, and cannot bury to dead"),
+    ])  # fmt: skip
+    def test_without_an_outcome_nothing_is_told(self, name: str, text: str) -> None:
+        """No way leads there, but a backend may have written nonsense."""
+        record = fresh()
+        record.state = "notifying"
+        before = everything(record)
+        with pytest.raises(IllegalTransition) as caught:
+            TRANSITIONS[name][1](record)
+        assert str(caught.value) == f"{CID} is {text}"
+        assert everything(record) == before
+
+    @pytest.mark.parametrize("name", ["release", "take over"])
+    def test_what_nobody_holds(self, name: str) -> None:
+        with pytest.raises(IllegalTransition) as caught:
+            TRANSITIONS[name][1](fresh())
+        assert str(caught.value) == f"{CID} is waiting and held by nobody"
+
     @pytest.mark.parametrize("reason", REASONS)
     def test_where_each_reason_settles(self, reason: Reason) -> None:
         state = reason if reason in ("succeeded", "cancelled") else "failed"
@@ -262,6 +282,7 @@ class TestOutcomes:
         machine.finish(record, 7.0, "exhausted", 101.0, failure=FAILURE)
         assert record.outcome == Outcome("exhausted", 101.0, error=FAILURE)
         assert record.error == FAILURE
+        assert record.history == (past_attempt(1, 100.0, 101.0, FAILURE),)
 
     def test_finish_and_deliver(self) -> None:
         record = past("start", "finish and deliver")
@@ -286,9 +307,7 @@ class TestOutcomes:
         record = past("start")
         machine.end(record, 7.0, reason, 101.0)
         assert (record.attempts, record.attempt_at, record.token) == (1, None, 2)
-        failure = record.history[0].failure
-        assert failure is not None
-        assert failure.type == name
+        assert record.history == (past_attempt(1, 100.0, 101.0, Failure(name, "cut off")),)
 
     def test_end_with_an_error(self) -> None:
         record = past("start")

@@ -17,7 +17,14 @@ from pydantic import ValidationError
 
 from invoke_retry import InvalidPolicy, InvokeRetryError, RetryAfter, RetryPolicy
 from invoke_retry.durations import LONGEST, as_wait, seconds_of, shown
-from invoke_retry.policy import MAX_REPEATS, decide, is_retryable
+from invoke_retry.policy import (
+    MAX_REPEATS,
+    Limit,
+    cut_error,
+    decide,
+    is_retryable,
+    time_limit,
+)
 
 HUGE = 10**400
 ERROR = ValueError("no")
@@ -172,6 +179,32 @@ class TestWhatAPolicyIs:
         for word in words:
             assert word in str(caught.value)
         assert len(str(caught.value)) < 400
+
+    @pytest.mark.parametrize(("wrong", "text"), [
+        ({"repeats": None}, "the policy says no repeats; pass repeats= (0 or more) in the call, "
+            "in policy=, or give the target a policy of its own"),
+        ({"repeats": -1}, "repeats is -1 (int), but must be an int from 0 to 2,147,483,647: "
+            "how many attempts may follow the first one"),
+        ({"seconds": None}, "the policy says no interval; pass seconds= or minutes= (0 or more) "
+            "in the call, in policy=, or give the target a policy of its own"),
+        ({"seconds": 3e9, "minutes": 1e8}, "the interval is 9e+09 seconds, but must be at most "
+            "100 years; seconds and minutes are added up"),
+        ({"backoff": "linear"}, "backoff is 'linear' (str), but must be one of fixed, exponential"),
+        ({"jitter": "some"}, "jitter is 'some' (str), but must be one of none, full"),
+        ({"factor": 0}, "factor is 0 (int), but must be a finite number of at least 1: "
+            "what each wait is of the one before"),
+    ])  # fmt: skip
+    def test_what_a_refusal_says(self, wrong: dict[str, Any], text: str) -> None:
+        given: dict[str, Any] = {"repeats": 1, "seconds": 1, **wrong}
+        with pytest.raises(InvalidPolicy) as caught:
+            RetryPolicy(**given)
+        assert str(caught.value) == text
+
+    @pytest.mark.parametrize("name", ["seconds", "minutes", "max_seconds", "timeout", "deadline"])
+    def test_a_refused_time_is_named(self, name: str) -> None:
+        wrong: dict[str, Any] = {"repeats": 1, "seconds": 1, name: -1}
+        with pytest.raises(InvalidPolicy, match=rf"^{name} is -1 \(int\), .* {name}=5$"):
+            RetryPolicy(**wrong)
 
     @pytest.mark.parametrize("stored", [
         {"repeats": -1, "seconds": 1},
@@ -351,6 +384,36 @@ class TestDeadline:
         policy = RetryPolicy(2, 0, deadline=1)
         assert decide(policy, 1, 0.999, ERROR, Random(1)) == 0
         assert decide(policy, 1, 1, ERROR, Random(1)) == "deadline"
+
+
+class TestTimeLimit:
+    @pytest.mark.parametrize(("timeout", "deadline", "passed", "seconds", "limit"), [
+        (None, None, 2, None, "timeout"),
+        (3, None, 2, 3, "timeout"),
+        (None, 5, 2, 3, "deadline"),
+        (2, 5, 2, 2, "timeout"),
+        (3, 5, 2, 3, "deadline"),
+        (4, 5, 2, 3, "deadline"),
+        (4, 5, 4.5, 0.5, "deadline"),
+        (None, 5, 5, 0, "deadline"),
+        (None, 5, 9, 0, "deadline"),
+        (4, 5, 9, 0, "deadline"),
+    ])  # fmt: skip
+    def test_the_sooner_one_cuts(
+        self, timeout: float | None, deadline: float | None, passed: float,
+        seconds: float | None, limit: Limit,
+    ) -> None:  # fmt: skip
+        policy = RetryPolicy(1, 1, timeout=timeout, deadline=deadline)
+        assert time_limit(policy, 100.0, 100.0 + passed) == (seconds, limit)
+
+    @pytest.mark.parametrize(("limit", "text"), [
+        ("timeout", "attempt 3 took longer than its timeout of 0.5 s"),
+        ("deadline", "cut off in attempt 3 by the deadline of 20 s"),
+    ])  # fmt: skip
+    def test_what_the_error_says(self, limit: Limit, text: str) -> None:
+        error = cut_error(RetryPolicy(1, 1, timeout=0.5, deadline=20), 3, limit)
+        assert isinstance(error, TimeoutError)
+        assert str(error) == text
 
 
 class TestRetryAfter:
