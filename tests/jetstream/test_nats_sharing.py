@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from invoke_retry import (
+    BackendError,
     InvocationNotFound,
     InvokeRetry,
     RetryPolicy,
@@ -122,6 +123,51 @@ async def test_what_is_spoilt_is_put_aside(url: str, old: bytes, new: bytes) -> 
         await eventually(aside)
         assert [each.call_cid for each in await retry.search(state="parked")] == [cid]
     assert (await raw.newest(cid))[2] == spoilt
+    assert stage.count("echo") == 1
+
+
+@pytest.mark.parametrize("place", ["run.{}.held", "end.{}.echo.failed", "at.{}.echo.call"])
+async def test_what_was_spoilt_since_it_was_handed_out(url: str, place: str) -> None:
+    """Its newest message is damaged, and an older one is still due: the worker goes on."""
+    stage, raw = Stage(), Raw(url)
+    async with stage.retry(url, work=False) as retry:
+        cid = await retry.invoke_async("echo", 1, repeats=0, seconds=0)
+        await raw.put(f"ir.{raw.stream}.{place.format(cid)}", b"nonsense")
+        found = await retry.get(cid)
+        assert (found.state, await retry.search(after=cid)) == ("parked", [])
+        await retry.invoke_async("hold", 1, repeats=0, seconds=0)
+    async with stage.retry(url, work=False, max_waiting=1) as retry:
+        with pytest.raises(BackendError, match="cannot be read"):
+            await retry.invoke_async("echo", 1, repeats=0, seconds=0, cid=cid)
+    async with stage.retry(url, lease=1) as retry:
+        other = await retry.invoke_async("echo", 2, repeats=0, seconds=0)
+        assert (await retry.wait(other, timeout=10)).response == 2
+        assert (await retry.get(cid)).state == "parked"
+        assert retry.health().ok, retry.health()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b'"state":"waiting"', b'"state":"succeeded"'),
+        (b'"state":"waiting"', b'"state":"running"'),
+        (b'"state":"waiting"', b'"state":"notifying"'),
+        (b'"outcome":null', b'"outcome":["exhausted",1.0,null,null]'),
+    ],
+)
+async def test_a_state_that_is_of_another_place(url: str, old: bytes, new: bytes) -> None:
+    """Each field is well-formed, but what is due is nothing that could be begun."""
+    stage, raw = Stage(), Raw(url)
+    async with stage.retry(url, work=False) as retry:
+        cid = await retry.invoke_async("echo", 1, repeats=0, seconds=0)
+    subject, _, body = await raw.newest(cid)
+    assert old in body
+    await raw.put(subject, body.replace(old, new))
+    async with stage.retry(url) as retry:
+        other = await retry.invoke_async("echo", 2, repeats=0, seconds=0)
+        assert (await retry.wait(other, timeout=10)).response == 2
+        await is_in(retry, cid, "parked")
+        assert retry.health().ok, retry.health()
     assert stage.count("echo") == 1
 
 

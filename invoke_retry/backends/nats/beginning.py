@@ -49,7 +49,7 @@ async def begin(store: Store, lease: Lease) -> StreamClaim | Ended | None:
 
     Returns:
         What was taken; its `died` says that somebody else had begun it. None if the lease is
-        stale: the record has gone on without it.
+        stale: the record has gone on without it, or cannot be read any more.
 
     Raises:
         BackendError: It may or may not be taken.
@@ -58,7 +58,7 @@ async def begin(store: Store, lease: Lease) -> StreamClaim | Ended | None:
     is_again, lease.is_again = lease.is_again, True
     if is_again:
         # whoever had it has given it back, has begun it and died, or was us a moment ago
-        found = await store.newest(lease.found.record.cid)
+        found = await store.newest_if_readable(lease.found.record.cid)
     for _ in range(2):
         if found is None:
             return None
@@ -72,7 +72,7 @@ async def begin(store: Store, lease: Lease) -> StreamClaim | Ended | None:
             return None
         if taken is not None:
             return taken
-        found = await store.newest(lease.found.record.cid)
+        found = await store.newest_if_readable(lease.found.record.cid)
     return None
 
 

@@ -195,7 +195,10 @@ class Looking:
     async def _after(self, query: Query) -> tuple[float, str] | None:
         if query.after is None:
             return None
-        found = await self._store.newest(query.after)
+        try:
+            found = await self._store.newest(query.after)
+        except Unreadable as error:
+            return _age(damaged(query.after, str(error)))
         if found is None:
             raise unknown(query.after)
         return _age(found.record)

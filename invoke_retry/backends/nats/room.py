@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from invoke_retry.backends.nats.looking import Looking
+from invoke_retry.backends.nats.state import Unreadable
 from invoke_retry.backends.nats.store import Store
 from invoke_retry.errors import BackendFull
 from invoke_retry.record import Record
@@ -35,7 +36,7 @@ class Room:
         if self.left > 0 and now < self._until:
             return
         free = self._limit - await self._looking.unfinished()
-        if free <= 0 and await self._store.newest(record.cid) is None:
+        if free <= 0 and not await self._is_known(record.cid):
             raise BackendFull(
                 f"{self._limit:,} invocations are unfinished, which is max_waiting; nothing was "
                 "accepted: try again later, or raise max_waiting",
@@ -43,3 +44,9 @@ class Room:
             )
         # others accept as well: only a part of what is free is taken without counting again
         self.left, self._until = free // _SHARE, now + _SECONDS
+
+    async def _is_known(self, cid: str) -> bool:
+        try:
+            return await self._store.newest(cid) is not None
+        except Unreadable:  # accept will say so
+            return True

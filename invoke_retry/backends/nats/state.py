@@ -8,6 +8,7 @@ What has a higher version than ours was written by a newer release, and is left 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Annotated, Any, Final, NamedTuple
 
@@ -29,6 +30,15 @@ _KEPT_TEXTS = 1_000
 _Count = Annotated[int, Field(ge=0, le=2**53)]
 _Time = Annotated[float, Field(gt=-1e11, lt=1e11)]
 _Failure = tuple[str, str, str | None]
+
+
+# a schedule brings what is parked to `due`, as it is, when it has been there for too long
+_PLACES: Final[Mapping[State, tuple[str, ...]]] = {
+    "waiting": ("at", "due"),
+    "running": ("run",),
+    "notifying": ("at", "due", "run"),
+    "parked": ("park", "due"),
+}
 
 
 class Form(BaseModel):
@@ -141,6 +151,8 @@ def load(data: bytes, shift: float, subject: str, sequence: int) -> Found:
         payload, context, response = map(_json, more)
         record = _record(form, payload, context, response, shift)
         _check_place(record, subject)
+        if form.v <= VERSION:
+            _check_state(record, subject)
     except Exception as error:
         raise Unreadable(f"it cannot be read: {type(error).__name__}") from error
     return Found(record, subject, sequence, form.v, form.op, form.lease)
@@ -174,6 +186,15 @@ def _check_place(record: Record, subject: str) -> None:
     place, cid, service = subject.split(".")[2:5]
     if cid != record.cid or (place != "run" and service != token(record.service)):
         raise ValueError("it stands under another name")
+
+
+def _check_state(record: Record, subject: str) -> None:
+    """What stands in a place of the stream is handed out, parked or kept as what it should be."""
+    state, has_outcome = record.state, record.outcome is not None
+    if subject.split(".")[2] not in _PLACES.get(state, ("end",)):
+        raise ValueError("its state is of another place")
+    if state != "parked" and has_outcome is not (state not in ("waiting", "running")):
+        raise ValueError("an outcome too early, or none")
 
 
 def damaged(cid: str, because: str) -> Record:

@@ -130,7 +130,7 @@ class Store:
         except ApiError as error:
             if error.err_code != _NOT_THE_NEWEST:
                 raise
-        newest = await self._newest_if_readable(record.cid)
+        newest = await self.newest_if_readable(record.cid)
         if newest is None or newest.op != op:
             return None
         return Written(newest.subject, newest.sequence)
@@ -180,7 +180,8 @@ class Store:
         )
         return None if told is None else load(told.data, self.shift, told.subject, told.sequence)
 
-    async def _newest_if_readable(self, cid: str) -> Found | None:
+    async def newest_if_readable(self, cid: str) -> Found | None:
+        """The same; None for what is damaged, too."""
         try:
             return await self.newest(cid)
         except Unreadable:
