@@ -1,0 +1,146 @@
+"""A worker under a steady load, restarted in between, and a real HTTP server that has bad days.
+
+    python -m tests.soak --minutes 60 [--backend sqlite|memory|nats] [--png FILE] [--seed N]
+
+All three modes are invoked all the time. The worker is ended by SIGTERM and by SIGKILL in turn (in
+memory by SIGTERM alone), and started again; what it uses is printed every few seconds. It ends with
+1 if the books do not balance or something has grown, and then leaves the store where it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import shutil
+import sys
+import tempfile
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from invoke_retry.testing.nats_server import NatsServer
+
+from .books import Books, balance, growth
+from .figure import draw, pyplot
+from .process import MIB, Sample, check_system
+from .server import Flaky, serving
+from .supervisor import Store, Supervisor
+from .trend import lives, rss_trend, warm
+
+KEEP = "retention=60&dead_retention=60"  # so that what is finished goes, too, while somebody looks
+MAX_RUNNING = 100
+COLUMNS = (
+    "seconds", "life", "RSS MiB", "WAL KiB", "store KiB", "files", "threads", "unfinished",
+    "delivered", "dead", "inline",
+)  # fmt: skip
+
+
+@contextmanager
+def store_in(folder: Path, backend: str) -> Generator[Store]:
+    """Where the worker's invocations wait."""
+    if backend == "memory":
+        yield Store(f"memory://?{KEEP}", can_be_killed=False)
+    elif backend == "sqlite":
+        yield Store(f"sqlite:///{folder / 'retries.db'}?{KEEP}", folder / "retries.db")
+    else:
+        with NatsServer(folder / "server") as server:
+            yield Store(f"{server.url_of('soak')}?{KEEP}", folder / "server")
+
+
+def print_row(cells: Sequence[object]) -> None:
+    print(*(f"{cell:>{max(9, len(name))}}" for cell, name in zip(cells, COLUMNS, strict=True)),
+          flush=True)  # fmt: skip
+
+
+def print_sample(each: Sample) -> None:
+    counts = each.counts
+    print_row((
+        f"{each.at:.0f}", each.life, f"{each.rss / MIB:.1f}", each.wal // 1_024,
+        each.store // 1_024, each.fds, each.threads,
+        sum(counts.get(state, 0) for state in ("waiting", "running", "notifying")),
+        sum(counts.get(state, 0) for state in ("succeeded", "failed", "cancelled")),
+        counts.get("dead", 0), each.inline,
+    ))  # fmt: skip
+
+
+def summary(supervisor: Supervisor, books: Books) -> dict[str, object]:
+    """What is printed at the end."""
+    samples = supervisor.samples
+    slope, error = (figure * 3_600 / MIB for figure in rss_trend(samples))
+    first, last = warm(lives(samples)[0])[0], samples[-1]
+    kinds = [each.signal for each in supervisor.restarts]
+    return {
+        "ended by SIGTERM, SIGKILL": f"{kinds.count('SIGTERM')}, {kinds.count('SIGKILL')}",
+        "RSS slope, MiB/hour": f"{slope:+.1f} ± {2 * error:.1f}",
+        "RSS after warm-up, at the end": f"{first.rss / MIB:.1f}, {last.rss / MIB:.1f} MiB",
+        "WAL at most": f"{max(each.wal for each in samples) / MIB:.1f} MiB",
+        "store at most": f"{max(each.store for each in samples) / MIB:.1f} MiB",
+        "open files, first and last": f"{first.fds}, {last.fds}",
+        "threads, first and last": f"{first.threads}, {last.threads}",
+        "inline": dict(sorted(supervisor.inline.items())),
+        "accepted": books.accepted,
+        "  delivered": books.delivered,
+        "  dead": books.dead,
+        "  parked": books.parked,
+        "  waiting": books.waiting,
+        "told, as the server knows": books.told,
+        "  repeated after a kill": books.repeated,
+    }
+
+
+def parsed(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="A steady load for minutes to hours.")
+    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--backend", choices=("sqlite", "memory", "nats"), default="sqlite")
+    parser.add_argument("--rate", type=float, default=30, help="invocations a second")
+    parser.add_argument("--lives", type=int, help="processes, one after the other")
+    parser.add_argument("--png", type=Path, help="where to draw it")
+    parser.add_argument("--seed", type=int, default=random.randrange(2**32))
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str]) -> int:
+    options = parsed(arguments)
+    check_system()
+    if options.png:
+        pyplot()  # that it is missing is said before the hours, not after them
+    seconds = options.minutes * 60
+    number = options.lives or max(2, min(round(seconds / 150), 24))
+    folder, app = Path(tempfile.mkdtemp(prefix="soak-")), Flaky()
+    print(f"seed {options.seed}, {options.minutes:g} minutes, {number} lives, {options.backend}, "
+          f"{options.rate:g} invocations a second")  # fmt: skip
+    print_row(COLUMNS)
+    with serving(app) as url, store_in(folder, options.backend) as store:
+        supervisor = Supervisor(
+            folder, server=url, store=store, rate=options.rate,
+            every=min(5.0, max(0.5, seconds / 200)), chance=random.Random(options.seed),
+            told=print_sample,
+        )  # fmt: skip
+        supervisor.soak(seconds, number)
+    kills = sum(each.signal == "SIGKILL" for each in supervisor.restarts)
+    books = balance(supervisor.accepted, supervisor.counts, app, most_repeated=kills * MAX_RUNNING)
+    problems = [*supervisor.problems, *books.problems, *growth(supervisor.samples)]
+    for name, value in summary(supervisor, books).items():
+        print(f"{name:32}{value}")
+    for problem in problems:
+        print(f"wrong: {problem}")
+    verdict = "something is wrong" if problems else "sound"
+    print(f"verdict: {verdict}")
+    if options.png:
+        title = (
+            f"{options.minutes:g} minutes on {options.backend}, {options.rate:g} invocations a "
+            f"second, {number} processes: {verdict}\n"
+            f"accepted {books.accepted:,} = delivered {books.delivered:,} + dead {books.dead:,} + "
+            f"parked {books.parked:,} + waiting {books.waiting:,}"
+        )
+        draw(options.png, title, supervisor.samples, supervisor.restarts)
+        print(f"drawn: {options.png}")
+    if problems:
+        print(f"kept: {folder}")
+        return 1
+    shutil.rmtree(folder, ignore_errors=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
