@@ -8,11 +8,13 @@ from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from random import Random
-from typing import Self
+from typing import Any, Self
 
 import anyio.to_thread
 from cli_help import ask, make_varied, run
+from typer.main import get_command
 
+from invoke_retry.cli.app import app
 from invoke_retry.cli.errors import ExitCode
 
 from .kind import Kind, expect
@@ -20,16 +22,20 @@ from .values import text
 
 _AT_A_TIME = 5
 # `watch` and `demo` would go on, and `worker` with a coordinator that is there; all others end
-COMMANDS = (
-    "list", "show", "counts", "run-now", "cancel", "redeliver", "resubmit", "pause", "resume",
-    "doctor", "prune", "policy", "worker", "lst", "", "--help", "--version",
-)  # fmt: skip
-OPTIONS = (
-    "--json", "--reveal", "--yes", "-y", "--state", "--target", "--source", "--error-type",
-    "--newer", "--older", "--limit", "--after", "--all", "--traceback", "--deep", "--dead",
-    "--repeats", "--seconds", "--minutes", "--backoff", "--factor", "--max-seconds", "--jitter",
-    "--deadline", "--timeout", "--dry-run", "--store", "-s", "-h", "--", "--nonsense", "-x",
-)  # fmt: skip
+ENDLESS = ("watch", "demo")
+STRANGE = ("lst", "", "--help", "--version", "-h", "--", "--nonsense", "-x", "--store", "--json")
+
+
+def options() -> dict[str, list[str]]:
+    """The names of the options of each command."""
+    commands: Any = get_command(app)
+    return {
+        name: [each for parameter in command.params for each in parameter.opts if each[0] == "-"]
+        for name, command in commands.commands.items()
+        if name not in ENDLESS
+    }
+
+
 WORDS = (
     "failed", "waiting", "done", "0", "1", "-1", "1e999", "nan", "3", "10000000000000", "90s", "1h",
     "-5m", "7d", "99999999999999d", "exponential", "full", "echo", "fail", "tell", "K0", "K", "*",
@@ -45,6 +51,7 @@ class Arguments(Kind):
 
     @asynccontextmanager
     async def entered(self) -> AsyncGenerator[Self]:
+        self._options = options()
         self._prepared = self.folder / "prepared.db"
         self._cids = [*(await make_varied(self._prepared)).values()]
         ask(self._prepared, "PRAGMA wal_checkpoint(TRUNCATE)")
@@ -61,19 +68,28 @@ class Arguments(Kind):
             await anyio.to_thread.run_sync(partial(self._run, typed, store))
 
     def _typed(self, chance: Random) -> list[str]:
-        words = [chance.choice(COMMANDS)]
-        for _ in range(chance.randrange(6)):
-            kind = chance.random()
-            if kind < 0.4:
-                words.append(chance.choice(OPTIONS))
-            elif kind < 0.6:
-                cid = chance.choice(self._cids)
-                words.append(cid[: chance.choice((28, 28, 6, 1))])
-            else:
-                # an argument of a process has no NUL
-                word = chance.choice(WORDS) if kind < 0.8 else text(chance).replace("\x00", "")
-                words.append(f"{chance.choice(OPTIONS)}={word}" if chance.random() < 0.2 else word)
+        command = chance.choice([*self._options, *self._options, "lst", ""])
+        words = [command]
+        for _ in range(chance.randrange(5)):
+            known = self._options.get(command, [])
+            option = chance.choice(known if known and chance.random() < 0.9 else STRANGE)
+            match chance.randrange(5):
+                case 0:
+                    words.append(option)
+                case 1:
+                    words.append(f"{option}={self._word(chance)}")
+                case 2:
+                    words += [option, self._word(chance)]
+                case _:
+                    words.append(self._word(chance))
         return words
+
+    def _word(self, chance: Random) -> str:
+        kind = chance.random()
+        if kind < 0.4:
+            return chance.choice(self._cids)[: chance.choice((28, 28, 6, 1))]
+        # an argument of a process has no NUL
+        return chance.choice(WORDS) if kind < 0.8 else text(chance).replace("\x00", "")
 
     def _run(self, typed: list[str], store: Path) -> None:
         try:
