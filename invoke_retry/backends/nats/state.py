@@ -32,10 +32,11 @@ _Time = Annotated[float, Field(gt=-1e11, lt=1e11)]
 _Failure = tuple[str, str, str | None]
 
 
-# a schedule brings what is parked to `due`, as it is, when it has been there for too long
+# a schedule brings what is parked to `due`, as it is, when it has been there for too long; and what
+# is held by nobody is brought there as it was held
 _PLACES: Final[Mapping[State, tuple[str, ...]]] = {
     "waiting": ("at", "due"),
-    "running": ("run",),
+    "running": ("run", "due"),
     "notifying": ("at", "due", "run"),
     "parked": ("park", "due"),
 }
@@ -193,6 +194,10 @@ def _check_state(record: Record, subject: str) -> None:
     state, has_outcome = record.state, record.outcome is not None
     if subject.split(".")[2] not in _PLACES.get(state, ("end",)):
         raise ValueError("its state is of another place")
+    if (state == "running" and record.due is not None) or (
+        state == "waiting" and record.due is None
+    ):
+        raise ValueError("it is held, or waits, and has the time of the other")
     if state != "parked" and has_outcome is not (state not in ("waiting", "running")):
         raise ValueError("an outcome too early, or none")
 
