@@ -100,13 +100,13 @@ def scale(axes: Any, figures: list[float]) -> str:
 
 def draw_line(axes: Any, place: int, line: Row, colour: str) -> None:
     """A dot with whiskers, and the same in digits at the right."""
-    axes.axhline(place, color=GUIDE, linewidth=0.8, zorder=0)
     if line.figure is None:
         where = axes.get_yaxis_transform()
         axes.text(
             0.01, place, line.note, transform=where, va="center_baseline", color=QUIET, fontsize=8
         )
         return
+    axes.axhline(place, color=GUIDE, linewidth=0.8, zorder=0)
     if line.quartiles:
         axes.plot(line.quartiles, (place, place), color=colour, linewidth=2, alpha=0.5)
     axes.plot(line.figure, place, "o", color=colour, clip_on=False, zorder=3)
