@@ -8,7 +8,9 @@ import pytest
 
 import invoke_retry
 
+from .__main__ import judge
 from .plants import PLANTS, Edit, Plant
+from .witness import Seen
 
 PACKAGE = Path(invoke_retry.__file__).parent
 
@@ -40,3 +42,20 @@ def test_its_tests_exist(plant: Plant) -> None:
 def test_one_that_does_not_fit_says_so(source: str) -> None:
     with pytest.raises(ValueError, match="not once"):
         Edit("a.py", "a = 1", "a = 3").made_in(source)
+
+
+@pytest.mark.parametrize(
+    ("planted", "clean", "is_caught", "says"),
+    [
+        (Seen(3, "a.py::b", 0.5, "AssertionError: no"), Seen(9), True, "caught by a.py::b"),
+        (Seen(9), Seen(9), False, "NOT CAUGHT"),
+        (Seen(why="it is not over after 180 s"), Seen(9), False, "not over"),
+        (Seen(0, "a.py", 0, "SyntaxError", is_slip=True), Seen(9), False, "the plant is broken"),
+        (Seen(3, "a.py::b"), Seen(3, "a.py::b"), False, "not even clean"),
+        (Seen(3, "a.py::b"), Seen(0), False, "not even clean"),
+    ],
+)
+def test_what_counts_as_caught(planted: Seen, clean: Seen, is_caught: bool, says: str) -> None:
+    found, text = judge(PLANTS[0], planted, clean)
+    assert found is is_caught
+    assert says in text
