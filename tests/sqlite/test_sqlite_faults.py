@@ -205,3 +205,23 @@ async def test_what_fails_is_tried_again_after_pauses_that_grow(
         await reaches(retry, cid, "failed")
     # one of the five may have had another cause: what is begun, or other processes
     assert looks[4] - looks[0] >= 0.02 + 0.04 + 0.08
+
+
+async def test_what_has_nothing_to_write_does_not_end_the_trouble(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_ok = list[bool]()
+
+    def full(*_: object) -> None:
+        is_ok.append(retry.health().ok)
+        raise sqlite3.OperationalError(FULL)
+
+    monkeypatch.setattr(backend, "_TIDY_SECONDS", 0.02)
+    async with Stage().on(tmp_path / "retries.db") as retry:
+        with monkeypatch.context() as patch:
+            patch.setattr(claims, "look", full)
+            cid = await retry.invoke_async("fail", 1, repeats=1, seconds=0.05)
+            await until(lambda: len(is_ok) >= 6)
+        await reaches(retry, cid, "failed")
+        assert retry.health().ok
+    assert not any(is_ok[1:])

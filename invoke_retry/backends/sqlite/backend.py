@@ -132,6 +132,7 @@ class SQLiteBackend(Backend):
         self._is_looking = False
         self._may_be_due = False
         self._pause = _FIRST_PAUSE
+        self._looks_in_vain = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
         self._tidy_timer: asyncio.TimerHandle | None = None
@@ -240,9 +241,10 @@ class SQLiteBackend(Backend):
     def _looked(self, look: Look | None, error: Exception | None) -> None:
         self._is_looking = False
         if look is None:
-            self._may_be_due = True
+            self._may_be_due = self._looks_in_vain = True
             self._troubled(error)
             return
+        self._looks_in_vain = False
         self._untroubled()
         self._hold_back(look.paused)
         self._tell_ended(look.ended)
@@ -304,7 +306,8 @@ class SQLiteBackend(Backend):
         if found is None:
             self._troubled(error)
         else:
-            self._untroubled()
+            if not self._looks_in_vain:  # it often has nothing to write, and succeeds meanwhile
+                self._untroubled()
             self._hold_back(found.paused)
             self._tell_ended(found.ended)
             for stored in found.taken:
