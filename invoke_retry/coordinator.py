@@ -231,7 +231,7 @@ class InvokeRetry(Asking):
         else:
             try:
                 arguments = (validate(payload),)
-            except ValueError:
+            except Exception:
                 arguments = service.arguments(payload)  # which says what does not fit
 
         task = task_of(self._thread.loop)

@@ -20,6 +20,7 @@ from invoke_retry.errors import (
     NotStorable,
     ServiceNotFound,
 )
+from invoke_retry.failure import type_name
 from invoke_retry.plan import Plans
 from invoke_retry.policy import ErrorTypes, RetryPolicy
 from invoke_retry.signature import Signature, adapter_for, type_text
@@ -115,6 +116,11 @@ class Service(Generic[P_contra, R_co]):
             return (validate(payload),)
         except ValidationError as error:
             raise InvalidPayload(self._unfit(payload, error)) from error
+        except Exception as error:  # code of the type's own, or of the value's
+            raise InvalidPayload(
+                f"the payload of {self.name!r}, a {type(payload).__name__}, does not fit "
+                f"{type_text(self.payload_type)}: to validate it raises {type_name(error)}"
+            ) from error
 
     def _unfit(self, payload: object, error: ValidationError) -> str:
         faults = error.errors(include_url=False, include_input=False, include_context=False)

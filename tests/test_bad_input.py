@@ -5,11 +5,12 @@ import math
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
+from enum import Enum
 from typing import Annotated, Any, cast
 
 import pytest
 import pytest_asyncio
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator
 
 from invoke_retry import (
     CallbackPayload,
@@ -275,6 +276,44 @@ ASKING: dict[str, Callable[[InvokeRetry, str], Awaitable[Any]]] = {
     "resubmit": lambda retry, cid: retry.resubmit(cid),
     "search": lambda retry, cid: retry.search(after=cid),
 }
+
+
+class Colour(Enum):
+    RED = "red"
+
+
+class Moody(BaseModel):
+    word: str
+
+    @field_validator("word")
+    @classmethod
+    def _check(cls, word: str) -> str:
+        raise KeyError(word)
+
+
+def deep() -> Any:
+    value: Any = 0
+    for _ in range(5_000):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize("mode", ["inline", "fallback", "background"])
+@pytest.mark.parametrize(
+    ("annotation", "payload", "raised"),
+    [(Colour, deep(), "RecursionError"), (Moody, {"word": "x"}, "KeyError")],
+    ids=["an enum", "a validator of its own"],
+)
+async def test_validating_may_raise_anything(
+    world: World, mode: str, annotation: Any, payload: Any, raised: str
+) -> None:
+    async def take(payload: Any) -> None: ...
+
+    take.__annotations__["payload"] = annotation
+    world.services.register("take", take)
+    with pytest.raises(InvalidPayload) as caught:
+        await modes(world.retry)[mode]("take", payload, **ONCE)
+    check(caught.value, ["'take'", annotation.__name__, raised])
 
 
 @pytest.mark.parametrize("name", ASKING)

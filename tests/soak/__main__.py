@@ -26,9 +26,9 @@ from .process import MIB, Sample, check_system
 from .server import Flaky, serving
 from .supervisor import Store, Supervisor
 from .trend import lives, rss_trend, warm
+from .worker import MAX_RUNNING
 
 KEEP = "retention=60&dead_retention=60"  # so that what is finished goes, too, while somebody looks
-MAX_RUNNING = 100
 COLUMNS = (
     "seconds", "life", "RSS MiB", "WAL KiB", "store KiB", "files", "threads", "unfinished",
     "delivered", "dead", "inline",

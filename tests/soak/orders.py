@@ -16,7 +16,7 @@ _KINDS: tuple[Kind, ...] = (
     "gone", "good", "flaky", "good", "deaf",
 )  # fmt: skip
 
-POLICY = RetryPolicy(repeats=3, seconds=0.2, backoff="exponential", jitter="full", timeout=1)
+POLICY = RetryPolicy(repeats=3, seconds=0.2, backoff="exponential", jitter="full", timeout=2)
 CALLBACK_POLICY = RetryPolicy(repeats=2, seconds=0.3)
 
 

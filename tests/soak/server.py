@@ -65,7 +65,7 @@ class Flaky:
             case "busy":
                 return 503 if times == 1 else 200
             case "slow" if times == 1:
-                await asyncio.sleep(2)  # the policy's timeout is shorter
+                await asyncio.sleep(4)  # the policy's timeout is shorter
                 return 200
             case "down":
                 return 503

@@ -34,7 +34,9 @@ from invoke_retry import (
 
 from .orders import CALLBACK_POLICY, POLICY, Order, cid, mode, order
 
-CALLERS: Final = 64
+# few at a time: with many waiting for a connection, the HTTP client is what is measured
+CALLERS: Final = 16
+MAX_RUNNING: Final = 16
 GRACE: Final = 5.0
 UNFINISHED: Final = ("waiting", "running", "notifying")
 
@@ -92,12 +94,11 @@ class Life:
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._leave.set)
-        limits = httpx.Limits(max_connections=100, max_keepalive_connections=20)
         async with (
-            httpx.AsyncClient(base_url=self._server, timeout=30, limits=limits) as http,
+            httpx.AsyncClient(base_url=self._server, timeout=30) as http,
             InvokeRetry(
                 Shop(http).services(), backend=self._store, callback_policy=CALLBACK_POLICY,
-                grace=GRACE,
+                max_running=MAX_RUNNING, grace=GRACE,
             ) as retry,
         ):  # fmt: skip
             telling = asyncio.create_task(self._tell_status(retry))
