@@ -104,6 +104,7 @@ class Rows(Kind):
                 with suppress(sqlite3.IntegrityError, UnicodeEncodeError):  # not even SQLite's own
                     _spoil_cell(db, proof, chance)
             _count_anew(db)
+            db.text_factory = _text
             cids: list[Any] = [cid for (cid,) in db.execute("SELECT cid FROM invocation")]
         async with self._on(path) as retry:
             neighbours = [
@@ -166,6 +167,13 @@ class Rows(Kind):
 
 async def _is_over(retry: InvokeRetry, cid: str) -> bool:
     return (await retry.get(cid)).state == "succeeded"
+
+
+def _text(data: bytes) -> str | bytes:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:  # nobody can ask for it
+        return data
 
 
 def _spoil_cell(db: sqlite3.Connection, proof: Path, chance: Random) -> None:

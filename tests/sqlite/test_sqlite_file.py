@@ -74,6 +74,14 @@ async def test_what_was_written_is_there_when_it_is_opened_again(path: Path) -> 
 # Refused in its place.
 
 
+async def test_a_damaged_file_of_which_sqlite_says_what_is_no_text(path: Path) -> None:
+    await make(path)
+    data = path.read_bytes()
+    assert b"CREATE TABLE invocation" in data
+    path.write_bytes(data.replace(b"CREATE TABLE invocation", b"CREA\xbeE TABLE invocation"))
+    assert "malformed" in await refused(path)
+
+
 @pytest.mark.parametrize("suffix", ["", "-wal", "-shm", "-lock", "-seat0"])
 async def test_a_symlink_is_refused(path: Path, suffix: str) -> None:
     aim = path.parent / "aim"

@@ -189,3 +189,14 @@ async def test_what_a_dead_process_says_that_it_can_run(path: Path) -> None:
         await reaches(retry, cid_of(KINDS[1]), "waiting")
         assert retry.health().ok
     assert ask(path, "SELECT count(*) FROM worker") == [(0,)]
+
+
+async def test_a_deadline_that_is_no_number_where_nobody_looks(path: Path) -> None:
+    """Nobody reads the row, since it is over; but who asks for the next deadline is told of it."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("UPDATE invocation SET state = 'failed', due = 9e9, reason = 'exhausted', "
+                   "outcome_at = 1, deadline = '' WHERE id = 1")  # fmt: skip
+    async with Stage().on(path, grace=5) as retry:
+        cid = await retry.invoke_async("echo", 1, repeats=0, seconds=0)
+        await reaches(retry, cid, "succeeded")
+        assert retry.health().ok

@@ -110,7 +110,7 @@ def look(store: Store, demand: Mapping[str, int], room: int) -> Look:
     for row in in_turn[:room]:
         _take(store, row, look)
     soonest = store.db.execute("SELECT min(deadline) FROM invocation WHERE deadline IS NOT NULL")
-    if (deadline := soonest.fetchone()[0]) is not None:
+    if isinstance(deadline := soonest.fetchone()[0], int | float):  # a spoilt one is none
         look.next_due = min(look.next_due, deadline - store.shift)
     return look
 

@@ -19,7 +19,7 @@ from invoke_retry.backends.sqlite import files, schema
 from invoke_retry.backends.sqlite.claims import services_with_work
 from invoke_retry.backends.sqlite.files import beside
 from invoke_retry.backends.sqlite.finding import MOST_ID, before, count_in, stretch_up_to
-from invoke_retry.backends.sqlite.rows import READY, SPOILT
+from invoke_retry.backends.sqlite.rows import ERRORS, READY, SPOILT
 from invoke_retry.backends.sqlite.seats import Seat, taken_seats
 from invoke_retry.backends.sqlite.store import Settings
 from invoke_retry.backends.wording import MANY, SHOWN, many, moment, names, size, span
@@ -44,7 +44,7 @@ def examine(settings: Settings, now: float, utc: float, *, deep: bool) -> list[F
     try:
         with schema.read_only(settings.path) as db:
             return Examination(settings, db, now, utc).findings(deep=deep)
-    except (sqlite3.Error, OSError) as error:
+    except (*ERRORS, OSError) as error:
         return [Finding("bad", "file", str(schema.unusable(settings.path, error)))]
 
 
@@ -77,7 +77,7 @@ class Examination:
     def _looked(self, look: Callable[[], Iterable[Finding]]) -> list[Finding]:
         try:
             return list(look())
-        except (sqlite3.Error, OSError) as error:
+        except (*ERRORS, OSError) as error:
             text = (
                 f"{look.__name__.strip('_')} could not be looked at: {error}; if the file is "
                 "damaged, stop all processes and restore it from a copy"

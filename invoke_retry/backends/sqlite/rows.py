@@ -28,6 +28,9 @@ _LIVE: Final = (
     "error_message", "delivery_error_type", "delivery_error_message", "parked_because",
 )  # fmt: skip
 
+# what the driver raises; of a damaged file SQLite may say things that are no text
+ERRORS: Final = (sqlite3.Error, UnicodeDecodeError)
+
 MOST: Final = 2**53
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _LATEST: Final = 1e11  # seconds: some thousand years

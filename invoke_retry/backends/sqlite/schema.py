@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from invoke_retry.backends.sqlite.files import beside
-from invoke_retry.backends.sqlite.rows import KEPT, READY, SPOILT
+from invoke_retry.backends.sqlite.rows import ERRORS, KEPT, READY, SPOILT
 from invoke_retry.errors import BackendError
 
 APPLICATION = 0x49525459  # "IRTY": what a file of ours says in its header
@@ -95,7 +95,7 @@ def connect(path: Path, *, synchronous: str, alone: bool) -> sqlite3.Connection:
                 _check(looking, path)
         db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)
         db.text_factory = _text
-    except (sqlite3.Error, OSError) as error:
+    except (*ERRORS, OSError) as error:
         raise unusable(path, error) from error
     try:
         if alone:
@@ -114,7 +114,7 @@ def connect(path: Path, *, synchronous: str, alone: bool) -> sqlite3.Connection:
         db.execute("PRAGMA trusted_schema = OFF")
         db.execute("PRAGMA cache_size = -8192")
         _migrate(db)
-    except sqlite3.Error as error:
+    except ERRORS as error:
         db.close()
         raise unusable(path, error) from error
     except BaseException:
@@ -133,13 +133,13 @@ def connect_to_look(path: Path) -> sqlite3.Connection:
         if not path.exists():
             raise BackendError(f"there is no store {path}; check the path")
         db = _open_read_only(path)
-    except (sqlite3.Error, OSError) as error:
+    except (*ERRORS, OSError) as error:
         raise unusable(path, error) from error
     try:
         _check(db, path)
         if db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION:
             raise BackendError(f"the store {path} is empty: nothing was ever accepted there")
-    except sqlite3.Error as error:
+    except ERRORS as error:
         db.close()
         raise unusable(path, error) from error
     except BackendError:
@@ -175,7 +175,8 @@ def _text(raw: bytes) -> str | bytes:
 
 def unusable(path: Path, error: Exception) -> BackendError:
     """What SQLite or the system says of the file, as an error that names it."""
-    return BackendError(f"the store {path} cannot be used: {error}")
+    text = error.object.decode(errors="replace") if isinstance(error, UnicodeDecodeError) else error
+    return BackendError(f"the store {path} cannot be used: {text}")
 
 
 def _check(db: sqlite3.Connection, path: Path) -> None:

@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from invoke_retry.backends.sqlite import rows, schema
 from invoke_retry.backends.sqlite.files import FileLock, beside
-from invoke_retry.backends.sqlite.rows import COLUMNS, MOST, STATES, Stored, Unreadable
+from invoke_retry.backends.sqlite.rows import COLUMNS, ERRORS, MOST, STATES, Stored, Unreadable
 from invoke_retry.backends.wording import unknown
 from invoke_retry.clock import Clock, boot_id
 from invoke_retry.errors import BackendError
@@ -96,7 +96,7 @@ class Store:
                 db.execute("COMMIT")
             except BaseException as error:
                 db.close()
-                if isinstance(error, sqlite3.Error):
+                if isinstance(error, ERRORS):
                     raise schema.unusable(settings.path, error) from error
                 raise
             self._db = db

@@ -15,6 +15,7 @@ from contextlib import suppress
 from typing import Any, ClassVar
 
 from invoke_retry.backends.sqlite import schema
+from invoke_retry.backends.sqlite.rows import ERRORS
 from invoke_retry.backends.sqlite.store import Store
 from invoke_retry.backends.sqlite.upkeep import Upkeep
 from invoke_retry.clock import Clock
@@ -134,11 +135,11 @@ class Writer:
         return is_open
 
     def _close(self) -> None:
-        with suppress(sqlite3.Error, OSError, BackendError):
+        with suppress(*ERRORS, OSError, BackendError):
             if self._services is not None and self._store.is_open:
                 with self._store.transaction():
                     self._upkeep.let_go({})
-        with suppress(sqlite3.Error, OSError, BackendError):
+        with suppress(*ERRORS, OSError, BackendError):
             self._store.close()
         self._tell(self._end)
 
@@ -189,11 +190,11 @@ class Writer:
         self._tell(_tell_all, jobs)
 
     def _fail(self, jobs: list[Job], error: Exception) -> None:
-        if isinstance(error, sqlite3.Error):
+        if isinstance(error, ERRORS):
             # after a failed sync later commits may seem to succeed: never go on with it
-            with suppress(sqlite3.Error, OSError):
+            with suppress(*ERRORS, OSError):
                 self._store.abandon()
-        if isinstance(error, sqlite3.Error | OSError):
+        if isinstance(error, (*ERRORS, OSError)):
             error = schema.unusable(self._store.settings.path, error)
         for job in jobs:
             job.result, job.error = None, error
