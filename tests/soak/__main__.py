@@ -117,6 +117,9 @@ def main(arguments: list[str]) -> int:
             told=print_sample,
         )  # fmt: skip
         supervisor.soak(seconds, number)
+    if not supervisor.samples:
+        print(f"nothing was seen in so short a time: let it run for longer; kept: {folder}")
+        return 1
     kills = sum(each.signal == "SIGKILL" for each in supervisor.restarts)
     books = balance(supervisor.accepted, supervisor.counts, app, most_repeated=kills * MAX_RUNNING)
     problems = [*supervisor.problems, *books.problems, *growth(supervisor.samples)]

@@ -19,10 +19,11 @@ from .trend import rss_trend
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["sqlite", "memory"])
 def test_some_seconds_with_a_restart(backend: str, tmp_path: Path) -> None:
     picture = tmp_path / "soak.png"
-    words = f"--minutes 0.1 --lives 3 --seed 1 --backend {backend}".split()
+    words = f"--minutes 0.3 --lives 3 --seed 1 --backend {backend}".split()
     if backend == "sqlite":
         pytest.importorskip("matplotlib")
         words += ["--png", str(picture)]

@@ -307,8 +307,11 @@ class Claiming:
         """Say that what is held is being worked on."""
         until = self._clock.monotonic() + self._seconds
         for lease in (*self.held.values(), *self._arrived.values()):
-            if not self._is_over(lease):
+            is_over = self._is_over(lease)
+            if not is_over:
                 lease.until = until
+            # what runs here may have been given to nobody else yet, and is kept so
+            if not is_over or lease.found.record.cid in self.held:
                 self.answer(lease.reply, PROGRESS)
 
     def give_back_late(self) -> None:
