@@ -113,7 +113,9 @@ def test_wrong_option(query: str, says: str) -> None:
         backend_from(f"sqlite:///rel.db?{query}")
 
 
-@pytest.mark.parametrize("path", ["", ":memory:", "nul\0.db", None, 5, b"bytes.db", object()])
+@pytest.mark.parametrize(
+    "path", ["", ":memory:", "nul\0.db", "\ud800.db", None, 5, b"bytes.db", object()]
+)
 def test_what_names_no_file(path: Any) -> None:
     with pytest.raises(ValueError, match="must name a file"):
         SQLiteBackend(path)

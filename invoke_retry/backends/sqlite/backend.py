@@ -106,7 +106,10 @@ class SQLiteBackend(Backend):
                 "or 'normal' (survives the death of the process)"
             )
         name: object = None
-        with suppress(TypeError):
+        with suppress(
+            TypeError, UnicodeEncodeError
+        ):  # a text that the file system has no bytes for
+            os.fsencode(path)
             name = os.fspath(path)
         if not isinstance(name, str) or not name or "\x00" in name or name == ":memory:":
             raise ValueError(
