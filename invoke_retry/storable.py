@@ -361,9 +361,14 @@ def _scalar_fault(value: object) -> str | None:
     return None
 
 
+def has_surrogate(text: str) -> bool:
+    """Whether it is no valid text: half of a pair stands alone in it."""
+    return not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text)
+
+
 def _text_fault(text: str) -> str | None:
     if "\x00" in text:
         return f"{shown(text)} has a NUL character, which not every store can keep"
-    if any("\ud800" <= c <= "\udfff" for c in text):
+    if has_surrogate(text):
         return f"{shown(text)} has a lone surrogate, which is no valid text"
     return None

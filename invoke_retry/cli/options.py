@@ -12,6 +12,7 @@ from invoke_retry.backends import Query
 from invoke_retry.cli.stores import ENVIRONMENT
 from invoke_retry.cli.times import seconds_from
 from invoke_retry.models import State
+from invoke_retry.storable import has_surrogate
 
 STATES: Final[tuple[State, ...]] = get_args(State)
 
@@ -23,7 +24,7 @@ def _state(text: str) -> str:
 
 
 def _name(text: str) -> str:
-    if not text.isascii() and any("\ud800" <= each <= "\udfff" for each in text):
+    if has_surrogate(text):
         raise typer.BadParameter(f"{text!r} is no valid text, and nothing is called so")
     return text
 

@@ -55,9 +55,9 @@ async def begin(store: Store, lease: Lease) -> StreamClaim | Ended | None:
         BackendError: It may or may not be taken.
     """
     found: Found | None = lease.found
-    is_known = not (lease.is_again or lease.is_tried)
+    may_have_gone_on = lease.is_again or lease.is_tried
     lease.is_tried = True
-    if not is_known:
+    if may_have_gone_on:
         # whoever had it has given it back, has begun it and died, or was us a moment ago
         found = await store.newest_if_readable(lease.found.record.cid)
     for _ in range(2):

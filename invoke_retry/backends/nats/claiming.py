@@ -306,13 +306,12 @@ class Claiming:
     def beat(self) -> None:
         """Say that what is held is being worked on."""
         until = self._clock.monotonic() + self._seconds
-        for lease in (*self.held.values(), *self._arrived.values()):
-            is_over = self._is_over(lease)
-            if not is_over:
+        ours = (lease for lease in self._arrived.values() if not self._is_over(lease))
+        for lease in (*self.held.values(), *ours):
+            if not self._is_over(lease):
                 lease.until = until
-            # what runs here may have been given to nobody else yet, and is kept so
-            if not is_over or lease.found.record.cid in self.held:
-                self.answer(lease.reply, PROGRESS)
+            # else: what runs here may have been given to nobody else yet, and is kept so
+            self.answer(lease.reply, PROGRESS)
 
     def give_back_late(self) -> None:
         """Give back what has come and could not begin."""

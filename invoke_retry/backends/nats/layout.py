@@ -92,7 +92,7 @@ class Layout:
             subject = f"{self.base}.end.{cid}.{token(record.service)}.{state}"
             return Place(subject, {_TTL: str(max(1, round(seconds)))})
         rest = _rest(record)
-        due = self.due_place(record)
+        due = f"{self.base}.due.{rest}"
         if state == "parked":
             when = _at(now + self._keep.park_for + shift)
             return Place(f"{self.base}.park.{rest}", {_SCHEDULE: when, _TARGET: due})

@@ -191,14 +191,13 @@ def _check_place(record: Record, subject: str) -> None:
 
 def _check_state(record: Record, subject: str) -> None:
     """What stands in a place of the stream is handed out, parked or kept as what it should be."""
-    state, has_outcome = record.state, record.outcome is not None
+    state = record.state
+    is_undecided = state in ("waiting", "running")
     if subject.split(".")[2] not in _PLACES.get(state, ("end",)):
         raise ValueError("its state is of another place")
-    if (state == "running" and record.due is not None) or (
-        state == "waiting" and record.due is None
-    ):
+    if is_undecided and (record.due is None) is not (state == "running"):
         raise ValueError("it is held, or waits, and has the time of the other")
-    if state != "parked" and has_outcome is not (state not in ("waiting", "running")):
+    if state != "parked" and (record.outcome is None) is not is_undecided:
         raise ValueError("an outcome too early, or none")
 
 

@@ -18,7 +18,7 @@ from invoke_retry.backends.nats.claiming import Spoilt
 from invoke_retry.backends.nats.client import Message, answered
 from invoke_retry.backends.nats.layout import place_of
 from invoke_retry.backends.nats.looking import Looking
-from invoke_retry.backends.nats.state import Found, Unreadable, load
+from invoke_retry.backends.nats.state import Found
 from invoke_retry.backends.nats.store import Store, Written
 from invoke_retry.errors import BackendError
 from invoke_retry.record import Record
@@ -125,10 +125,7 @@ class Upkeep:
 
     async def _is_past(self, found: Found) -> bool:
         """Whether the record was seen to have gone on, and is held by that message no longer."""
-        try:
-            newest = await self._store.newest(found.record.cid)
-        except Unreadable:
-            return False
+        newest = await self._store.newest_if_readable(found.record.cid)
         return (
             newest is not None
             and newest.sequence > found.sequence
@@ -167,13 +164,8 @@ class Upkeep:
                     self._runner.notable("left", text, record.cid, record.target)
 
     def _loaded(self, message: Message) -> Found | None:
-        headers = message.headers or {}
-        subject = headers.get("Nats-Subject", "")
-        sequence = int(headers.get("Nats-Sequence", 0))
-        try:
-            return load(message.data, self._store.shift, subject, sequence)
-        except Unreadable:
-            return None
+        found = self._looking.loaded(message)
+        return found if found is not None and found.version else None  # else it is damaged
 
     async def park_spoilt(self, spoilt: Spoilt) -> None:
         """Put aside what cannot be read, as it is."""

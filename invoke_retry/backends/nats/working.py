@@ -15,7 +15,6 @@ from invoke_retry.backends.nats.chores import Chores
 from invoke_retry.backends.nats.claiming import ACK, AGAIN, Claiming, Lease
 from invoke_retry.backends.nats.looking import Looking
 from invoke_retry.backends.nats.news import News
-from invoke_retry.backends.nats.state import Unreadable
 from invoke_retry.backends.nats.store import Store, Written
 from invoke_retry.backends.nats.stream import Stream
 from invoke_retry.backends.nats.upkeep import Upkeep
@@ -193,8 +192,8 @@ class Working:
         """
         self._claiming.forget(cid, lease)
         try:
-            found = await self._store.newest(cid)
-        except (BackendError, Unreadable):
+            found = await self._store.newest_if_readable(cid)
+        except BackendError:
             return
         if found is None or found.lease == lease.sequence:
             return

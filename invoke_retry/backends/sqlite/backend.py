@@ -106,9 +106,8 @@ class SQLiteBackend(Backend):
                 "or 'normal' (survives the death of the process)"
             )
         name: object = None
-        with suppress(
-            TypeError, UnicodeEncodeError
-        ):  # a text that the file system has no bytes for
+        # the file system may have no bytes for a text
+        with suppress(TypeError, UnicodeEncodeError):
             os.fsencode(path)
             name = os.fspath(path)
         if not isinstance(name, str) or not name or "\x00" in name or name == ":memory:":

@@ -6,7 +6,6 @@ and which goes on after a reboot; `shift` is store time minus the coordinator's 
 
 from __future__ import annotations
 
-import re
 import sqlite3
 from functools import lru_cache
 from typing import Any, Final, NamedTuple, cast, get_args
@@ -18,6 +17,7 @@ from invoke_retry.failure import Failure
 from invoke_retry.models import Reason, State
 from invoke_retry.policy import RetryPolicy
 from invoke_retry.record import HISTORY_LIMIT, Outcome, PastAttempt, Record
+from invoke_retry.storable import has_surrogate
 
 _FIXED: Final = (
     "cid", "target", "callback", "source", "orig_cid", "policy", "created_at", "resubmit_of",
@@ -32,7 +32,6 @@ _LIVE: Final = (
 ERRORS: Final = (sqlite3.Error, UnicodeDecodeError)
 
 MOST: Final = 2**53
-_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _LATEST: Final = 1e11  # seconds: some thousand years
 
 STATES: frozenset[str] = frozenset(get_args(State))
@@ -199,7 +198,7 @@ def damaged(row: tuple[Any, ...], because: str) -> Record:
 
 def is_text(value: object) -> bool:
     """Whether a row can hold it as text: what people ask for may be anything."""
-    return isinstance(value, str) and (value.isascii() or not _SURROGATE.search(value))
+    return isinstance(value, str) and not has_surrogate(value)
 
 
 def shown_cid(row: int, cid: object) -> CorrelationId:
