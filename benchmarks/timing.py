@@ -64,6 +64,15 @@ class Rounds:
         return Row(what, "x", [a / b for a, b in pairs], budget, note, axis, others)
 
 
+async def rates(cases: Mapping[str, Callable[[], Awaitable[float]]], rounds: int) -> Rounds:
+    """Have each case say how many a second it manages, in turn."""
+    samples: dict[str, list[float]] = {name: [] for name in cases}
+    for _ in range(rounds):
+        for name, case in cases.items():
+            samples[name].append(await case())
+    return Rounds(samples, "/s")
+
+
 async def race(cases: Mapping[str, Case], *, calls: int, rounds: int) -> Rounds:
     """Time the cases against each other: nanoseconds of a call."""
     samples: dict[str, list[float]] = {name: [] for name in cases}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -18,7 +17,7 @@ from typer.main import get_command
 from invoke_retry.cli.app import app
 from invoke_retry.cli.errors import ExitCode
 
-from .kind import Kind, expect
+from .kind import Kind, copied, expect
 from .values import text
 
 _AT_A_TIME = 5
@@ -59,10 +58,7 @@ class Arguments(Kind):
         yield self
 
     async def round(self, chance: Random) -> None:
-        store = self.folder / "retries.db"
-        for each in self.folder.glob("retries.db*"):
-            each.unlink()
-        shutil.copy(self._prepared, store)
+        store = copied(self._prepared, self.folder / "retries.db")
         for _ in range(_AT_A_TIME):
             typed = self._typed(chance)
             # the command has a loop of its own

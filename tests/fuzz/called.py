@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
-from pathlib import Path
 from random import Random
-from typing import Any, Self
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -22,7 +19,7 @@ from invoke_retry import (
 )
 from invoke_retry.durations import shown
 
-from .kind import Kind, Pair, Told, echo, expect, tried
+from .kind import Paired, Told, echo, expect, tried
 from .values import Prickly, Text, text, value
 
 ONCE: dict[str, Any] = {"repeats": 0, "seconds": 0}
@@ -33,17 +30,8 @@ _AT_A_TIME = 10
 _LIMIT = 1_000
 
 
-class Called(Kind):
+class Called(Paired):
     """One service, in memory and on SQLite."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
-        self._pair = Pair(self._register, folder)
-
-    @asynccontextmanager
-    async def entered(self) -> AsyncGenerator[Self]:
-        async with self._pair.entered():
-            yield self
 
     def _register(self, services: ServiceRegistry, told: Told) -> None:
         services.register("echo", echo)

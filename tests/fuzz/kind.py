@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -11,7 +12,13 @@ from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple, Self
 
-from invoke_retry import CallbackPayload, InvokeRetry, ServiceRegistry, current_call
+from invoke_retry import (
+    CallbackPayload,
+    InvokeRetry,
+    InvokeRetryError,
+    ServiceRegistry,
+    current_call,
+)
 from invoke_retry.backends import MemoryBackend, SQLiteBackend
 
 MAX_BYTES = 4_096
@@ -159,3 +166,35 @@ class Pair:
         for retry in self.retries:
             expect(retry.health().ok, f"{retry.health()}")
         return answers
+
+
+class Paired(Kind):
+    """A kind whose rounds ask both of a pair."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._pair = Pair(self._register, folder)
+
+    @abstractmethod
+    def _register(self, services: ServiceRegistry, told: Told) -> None:
+        """Add the services of the kind; the callback `tell` is there."""
+
+    @asynccontextmanager
+    async def entered(self) -> AsyncGenerator[Self]:
+        async with self._pair.entered():
+            yield self
+
+
+async def decide_over(retry: InvokeRetry, cids: list[str]) -> None:
+    """Whatever can be decided: it is done, or refused with an error of ours."""
+    for ask in (retry.run_now, retry.redeliver, retry.resubmit, retry.cancel):
+        for cid in cids:
+            await tried((InvokeRetryError,), lambda: ask(cid))
+
+
+def copied(prepared: Path, store: Path) -> Path:
+    """A store that is as it was prepared, in place of the one of the round before."""
+    for each in store.parent.glob(f"{store.name}*"):
+        each.unlink()
+    shutil.copy(prepared, store)
+    return store

@@ -19,12 +19,11 @@ from invoke_retry import (
     CorrelationId,
     InvocationNotFound,
     InvokeRetry,
-    InvokeRetryError,
     RetryPolicy,
 )
 from invoke_retry.testing.nats_server import NatsServer
 
-from .kind import Kind, expect, plain_services, tried, until
+from .kind import Kind, decide_over, expect, plain_services, tried, until
 from .rows import Bomb
 from .values import NUMBERS, text
 
@@ -92,9 +91,7 @@ class Messages(Kind):
         expect({*neighbours, *victims} <= shown, "what is kept is not shown")
         await retry.counts()
         await retry.backend.examine(deep=True)
-        for ask in (retry.run_now, retry.redeliver, retry.resubmit, retry.cancel):
-            for cid in victims[:2]:
-                await tried((InvokeRetryError,), lambda: ask(cid))
+        await decide_over(retry, [*victims[:2]])
         expect(retry.health().ok, f"{retry.health()}")
 
     async def _publish(

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 from random import Random
-from typing import Annotated, Any, NamedTuple, Self
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, TypeAdapter, ValidationError
 
 from invoke_retry import InvalidPayload, NotStorable, ServiceRegistry
 
-from .kind import MAX_BYTES, Kind, Pair, Told, expect
+from .kind import MAX_BYTES, Paired, Told, expect
 from .values import Colour, Loose, Point, moment, text, value
 
 ONCE: dict[str, Any] = {"repeats": 0, "seconds": 0, "callback": "tell"}
@@ -57,18 +56,12 @@ ANNOTATIONS: dict[str, Any] = {
 }  # fmt: skip
 
 
-class Passed(Kind):
+class Passed(Paired):
     """Services of many types, which answer with what they are given."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self._given: dict[tuple[str, str], Any] = {}
-        self._pair = Pair(self._register, folder)
-
-    @asynccontextmanager
-    async def entered(self) -> AsyncGenerator[Self]:
-        async with self._pair.entered():
-            yield self
 
     def _register(self, services: ServiceRegistry, told: Told) -> None:
         for name, annotation in ANNOTATIONS.items():

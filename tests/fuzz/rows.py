@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import shutil
 import sqlite3
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, closing, suppress
@@ -20,12 +19,11 @@ from invoke_retry import (
     CorrelationId,
     InvocationNotFound,
     InvokeRetry,
-    InvokeRetryError,
     RetryPolicy,
 )
 from invoke_retry.backends import SQLiteBackend
 
-from .kind import Kind, expect, plain_services, tried, until
+from .kind import Kind, copied, decide_over, expect, plain_services, tried, until
 from .values import NUMBERS, text
 
 VICTIMS, NEIGHBOURS = 6, 3
@@ -75,11 +73,7 @@ class Rows(Kind):
         yield self
 
     async def round(self, chance: Random) -> None:
-        path = self.folder / "retries.db"
-        proof = self.folder / "proof"
-        for each in self.folder.glob("retries.db*"):
-            each.unlink()
-        shutil.copy(self._prepared, path)
+        path, proof = copied(self._prepared, self.folder / "retries.db"), self.folder / "proof"
         if chance.random() < 0.2:
             await self._damage(path, chance)
         else:
@@ -120,7 +114,7 @@ class Rows(Kind):
             counts = await retry.counts()
             expect(sum(counts.values()) == len(shown), f"{len(shown)} are shown, counted {counts}")
             await retry.backend.examine(deep=True)
-            await self._decide(retry, known)
+            await decide_over(retry, known[:2])
             expect(retry.health().ok, f"{retry.health()}")
         await anyio.to_thread.run_sync(self._ask_from_outside, path)
 
@@ -129,11 +123,6 @@ class Rows(Kind):
             answer = await tried((InvocationNotFound,), lambda: retry.get(cid))
             expect(answer.error is None, f"{cid!r:.200} is not found")
             self.seen["parked" if answer.result.state == "parked" else "runs"] += 1
-
-    async def _decide(self, retry: InvokeRetry, cids: list[str]) -> None:
-        for ask in (retry.run_now, retry.redeliver, retry.resubmit, retry.cancel):
-            for cid in cids[:2]:
-                await tried((InvokeRetryError,), lambda: ask(cid))
 
     def _ask_from_outside(self, path: Path) -> None:
         """In a thread, since a command has a loop of its own."""

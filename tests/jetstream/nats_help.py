@@ -58,7 +58,13 @@ class Stage:
         await eventually(enough)
 
     def retry(
-        self, url: str, *, work: bool = True, grace: float = 5, **options: Any
+        self,
+        url: str,
+        *,
+        work: bool = True,
+        grace: float = 5,
+        max_running: int = 100,
+        **options: Any,
     ) -> InvokeRetry:
         return InvokeRetry(
             self.services,
@@ -66,6 +72,7 @@ class Stage:
             callback_policy=QUICK,
             work=work,
             grace=grace,
+            max_running=max_running,
         )
 
 

@@ -24,38 +24,23 @@ from invoke_retry import (
     InvocationNotFound,
     InvokeRetry,
     RetryPolicy,
-    ServiceRegistry,
     current_call,
 )
 
-from .nats_help import QUICK, eventually, is_in
+from .nats_help import QUICK, Stage, eventually, is_in
 from .worker import WorkerChild
 
 Target = Callable[..., Awaitable[Any]]
 user: ContextVar[str] = ContextVar("user", default="nobody")
 
 
-class Inbox:
-    """What the callback was told."""
-
-    def __init__(self) -> None:
-        self.told: list[CallbackPayload] = []
-
-    async def take(self, outcome: CallbackPayload) -> None:
-        self.told.append(outcome)
-
-    async def has(self, number: int) -> None:
-        async def arrived() -> bool:
-            return len(self.told) >= number
-
-        await eventually(arrived)
-
-
-def on(url: str, target: Target, callback: Target, **options: Any) -> InvokeRetry:
-    services = ServiceRegistry()
-    services.register("target", target)
-    services.register("callback", callback)
-    return InvokeRetry(services, backend=url, callback_policy=QUICK, **options)
+def staged(target: Target, callback: Target | None = None) -> Stage:
+    """A stage with one more target; the callback is its own `tell`, if none is given."""
+    stage = Stage("tell")
+    stage.services.register("target", target)
+    if callback is not None:
+        stage.services.register("callback", callback)
+    return stage
 
 
 async def an_inner_task_is_cancelled() -> None:
@@ -72,18 +57,18 @@ async def it_is_raised() -> None:
 async def test_A3_a_cancellation_that_nobody_asked_for_is_a_failure(
     url: str, target: Target
 ) -> None:
-    inbox = Inbox()
-    async with on(url, target, inbox.take) as retry:
-        await retry.invoke_async("target", repeats=2, seconds=0, callback="callback")
-        await inbox.has(1)
-    (outcome,) = inbox.told
+    stage = staged(target)
+    async with stage.retry(url) as retry:
+        await retry.invoke_async("target", repeats=2, seconds=0, callback="tell")
+        await stage.called("tell")
+    (outcome,) = stage.told
     assert (outcome.ok, outcome.reason, outcome.attempts) == (False, "exhausted", 3)
     assert outcome.error is not None
     assert outcome.error.type.endswith("CancelledError")
 
 
 async def test_A4_what_ignores_its_cancellation_is_made_again_elsewhere(url: str) -> None:
-    inbox, began, free = Inbox(), asyncio.Event(), asyncio.Event()
+    began, free = asyncio.Event(), asyncio.Event()
 
     async def stubborn() -> int:
         attempt = current_call().attempt
@@ -93,17 +78,17 @@ async def test_A4_what_ignores_its_cancellation_is_made_again_elsewhere(url: str
                 await free.wait()
         return attempt
 
-    url = f"{url}?lease=1"
-    async with on(url, stubborn, inbox.take, work=False) as asking:
-        cid = await asking.invoke_async("target", policy=QUICK, callback="callback")
-        async with asyncio.timeout(10), on(url, stubborn, inbox.take, grace=0.1):
+    stage = staged(stubborn)
+    async with stage.retry(url, lease=1, work=False) as asking:
+        cid = await asking.invoke_async("target", policy=QUICK, callback="tell")
+        async with asyncio.timeout(10), stage.retry(url, lease=1, grace=0.1):
             await began.wait()
-        async with on(url, stubborn, inbox.take):
+        async with stage.retry(url, lease=1):
             outcome = await asking.wait(cid, timeout=20)
             free.set()  # nobody asks for its result any more
-            await inbox.has(1)
+            await stage.called("tell")
     assert outcome.ok
-    assert inbox.told == [outcome]
+    assert stage.told == [outcome]
 
 
 def cid_of(number: int) -> CorrelationId:
@@ -112,16 +97,17 @@ def cid_of(number: int) -> CorrelationId:
 
 async def test_A5_cancelled_while_they_are_accepted(url: str) -> None:
     """Each is there as a whole or not at all, and the store goes on."""
-    inbox, chance = Inbox(), random.Random(5)
+    chance = random.Random(5)
 
     async def echo(number: int) -> int:
         return number
 
-    async with on(url, echo, inbox.take) as retry:
+    stage = staged(echo)
+    async with stage.retry(url) as retry:
 
         async def submit(number: int) -> None:
             await retry.invoke_async(
-                "target", number, policy=QUICK, callback="callback", cid=cid_of(number)
+                "target", number, policy=QUICK, callback="tell", cid=cid_of(number)
             )
 
         tasks = [asyncio.create_task(submit(number)) for number in range(200)]
@@ -137,31 +123,30 @@ async def test_A5_cancelled_while_they_are_accepted(url: str) -> None:
             with suppress(InvocationNotFound):
                 assert (await retry.wait(cid_of(number), timeout=20)).response == number
                 there.add(number)
-        await inbox.has(len(there))
+        await stage.called("tell", len(there))
     assert left
     assert there | left == {*range(200)}
-    assert sorted(each.call_cid for each in inbox.told) == sorted(map(cid_of, there))
+    assert sorted(each.call_cid for each in stage.told) == sorted(map(cid_of, there))
 
 
 @pytest.mark.parametrize("error", [SystemExit(3), GeneratorExit()])
 async def test_E4_a_base_exception_ends_its_own_invocation_only(
     url: str, error: BaseException
 ) -> None:
-    inbox = Inbox()
-
     async def target(number: int) -> int:
         if number == 7:
             raise error
         return number
 
-    async with on(url, target, inbox.take) as retry:
+    stage = staged(target)
+    async with stage.retry(url) as retry:
         for number in range(20):
             await retry.invoke_async(
-                "target", number, policy=QUICK, callback="callback", cid=cid_of(number)
+                "target", number, policy=QUICK, callback="tell", cid=cid_of(number)
             )
-        await inbox.has(20)
+        await stage.called("tell", 20)
         assert retry.health().ok
-    failed = [each for each in inbox.told if not each.ok]
+    failed = [each for each in stage.told if not each.ok]
     assert [(each.call_cid, each.reason, each.attempts) for each in failed] == [
         (cid_of(7), "permanent", 1)
     ]
@@ -181,7 +166,7 @@ async def test_E9_a_callback_that_raises_is_told_the_same_and_the_target_is_left
         if len(told) % 6:  # all attempts of its policy, and the first of the redelivery
             raise ConnectionError("nobody takes it")
 
-    async with on(url, target, callback) as retry:
+    async with staged(target, callback).retry(url) as retry:
         cid = await retry.invoke_async("target", policy=QUICK, callback="callback")
         await is_in(retry, cid, "dead")
         assert len(told) == 1 + QUICK.repeats
@@ -192,16 +177,17 @@ async def test_E9_a_callback_that_raises_is_told_the_same_and_the_target_is_left
 
 
 async def test_B1_what_only_its_own_frame_knows_is_not_collected(url: str) -> None:
-    inbox, release = Inbox(), list[Callable[[], None]]()
+    release = list[Callable[[], None]]()
 
     async def target() -> None:
         future = asyncio.get_running_loop().create_future()
         release.append(lambda: future.set_result(None))
         await future
 
-    async with on(url, target, inbox.take) as retry:
+    stage = staged(target)
+    async with stage.retry(url) as retry:
         for _ in range(50):
-            await retry.invoke_async("target", policy=QUICK, callback="callback")
+            await retry.invoke_async("target", policy=QUICK, callback="tell")
 
         async def all_wait() -> bool:
             return len(release) == 50
@@ -211,8 +197,8 @@ async def test_B1_what_only_its_own_frame_knows_is_not_collected(url: str) -> No
         for go_on in release:
             go_on()
         gc.collect()
-        await inbox.has(50)
-    assert all(each.ok for each in inbox.told)
+        await stage.called("tell", 50)
+    assert all(each.ok for each in stage.told)
 
 
 async def test_B3_context_variables_of_callers_do_not_leak(url: str) -> None:
@@ -229,7 +215,7 @@ async def test_B3_context_variables_of_callers_do_not_leak(url: str) -> None:
         done.release()
 
     done = asyncio.Semaphore(0)
-    async with on(url, target, callback) as retry:
+    async with staged(target, callback).retry(url) as retry:
 
         async def ask(name: str) -> None:
             user.set(name)
@@ -266,16 +252,17 @@ async def test_D7_poison_is_given_up_and_the_healthy_finish(tmp_path: Path, url:
 
 
 async def test_S1_what_runs_gets_its_grace_and_the_rest_is_another_ones(url: str) -> None:
-    attempts, inbox, go_on = list[tuple[int, int]](), Inbox(), asyncio.Event()
+    attempts, go_on = list[tuple[int, int]](), asyncio.Event()
 
     async def target(number: int) -> None:
         attempts.append((number, current_call().attempt))
         await go_on.wait()
 
-    async with on(url, target, inbox.take, work=False) as asking:
+    stage = staged(target)
+    async with stage.retry(url, work=False) as asking:
         for number in range(60):
-            await asking.invoke_async("target", number, policy=QUICK, callback="callback")
-        async with on(url, target, inbox.take, max_running=10, grace=20):
+            await asking.invoke_async("target", number, policy=QUICK, callback="tell")
+        async with stage.retry(url, max_running=10, grace=20):
 
             async def is_full() -> bool:
                 return len(attempts) == 10
@@ -283,8 +270,8 @@ async def test_S1_what_runs_gets_its_grace_and_the_rest_is_another_ones(url: str
             await eventually(is_full)
             asyncio.get_running_loop().call_later(0.3, go_on.set)  # while it is being left
         assert len(attempts) == 10
-        async with on(url, target, inbox.take):
-            await inbox.has(60)
+        async with stage.retry(url):
+            await stage.called("tell", 60)
     assert sorted(attempts) == [(number, 1) for number in range(60)]
 
 
@@ -294,15 +281,14 @@ class Awkward(Exception):
 
 
 async def test_Z3_Z5_whatever_an_error_says_the_callback_is_told(url: str) -> None:
-    inbox = Inbox()
-
     async def target() -> None:
         raise Awkward
 
-    async with on(url, target, inbox.take) as retry:
-        await retry.invoke_async("target", repeats=1, seconds=0, callback="callback")
-        await inbox.has(1)
-    (outcome,) = inbox.told
+    stage = staged(target)
+    async with stage.retry(url) as retry:
+        await retry.invoke_async("target", repeats=1, seconds=0, callback="tell")
+        await stage.called("tell")
+    (outcome,) = stage.told
     assert outcome.error is not None
     assert outcome.error.type.endswith("Awkward")
     assert len(outcome.error.message) < 10_000

@@ -11,7 +11,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -98,9 +99,9 @@ class Supervisor:
         return time.monotonic() - self._began
 
     def _live(self, life: int, until: float, end: signal.Signals) -> None:
-        process = self._start(rate=self._rate)
-        try:
-            self._wait(process, (self._folder / "status").exists, PATIENCE, "did not get ready")
+        with self._running(rate=self._rate) as process:
+            is_ready = (self._folder / "status").exists
+            self._wait(process, PATIENCE, "did not get ready", is_ready)
             ready = self._now
             while self._now < until and process.poll() is None:
                 self._look(process.pid, life, self._now - ready)
@@ -110,25 +111,26 @@ class Supervisor:
             self.restarts.append(Restart(self._now, end.name))
             process.send_signal(end)
             patience = PATIENCE if not self._store.can_be_killed else GRACE + 10
-            self._wait(process, lambda: process.poll() is not None, patience, "did not end")
+            self._wait(process, patience, "did not end")
             if end == signal.SIGTERM and process.wait(PATIENCE) != 0:
                 self.problems.append(f"life {life} ended with {process.returncode}")
-        finally:
-            process.kill()
-            process.wait()
-        self._add_up()
 
     def _drain(self) -> None:
-        process = self._start(rate=0, drain=True)
+        with self._running(rate=0, drain=True) as process:
+            self._wait(process, DRAIN_SECONDS, "did not finish what was left")
+
+    @contextmanager
+    def _running(self, *, rate: float, drain: bool = False) -> Generator[subprocess.Popen[bytes]]:
+        """One process, of which nothing is left afterwards but what it has done."""
+        process = self._start(rate=rate, drain=drain)
         try:
-            over: Callable[[], bool] = lambda: process.poll() is not None  # noqa: E731
-            self._wait(process, over, DRAIN_SECONDS, "did not finish what was left")
+            yield process
         finally:
             process.kill()
             process.wait()
         self._add_up()
 
-    def _start(self, *, rate: float, drain: bool = False) -> subprocess.Popen[bytes]:
+    def _start(self, *, rate: float, drain: bool) -> subprocess.Popen[bytes]:
         (self._folder / "status").unlink(missing_ok=True)
         begun = {line.number for line in self._journal.lines("begun")}
         known = {line.number for line in self._journal.lines("accepted", "done")}
@@ -144,11 +146,12 @@ class Supervisor:
         )  # fmt: skip
 
     def _wait(
-        self, process: subprocess.Popen[bytes], condition: Callable[[], bool], seconds: float,
-        problem: str,
+        self, process: subprocess.Popen[bytes], seconds: float, problem: str,
+        until: Callable[[], bool] = lambda: False,
     ) -> None:  # fmt: skip
+        """Until something is so, or the process has ended."""
         end = time.monotonic() + seconds
-        while not condition() and process.poll() is None:
+        while not until() and process.poll() is None:
             if time.monotonic() > end:
                 self.problems.append(f"a process {problem} within {seconds:g} s")
                 return

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -185,21 +186,30 @@ async def test_several_in_a_row(kind: str, k: int, tmp_path: Path, faults: Fault
     await run_with(faults, tmp_path / "retries.db", kind, FULL, k, 5)
 
 
+@contextmanager
+def looking_in_vain(
+    monkeypatch: pytest.MonkeyPatch, note: Callable[[Store], None]
+) -> Generator[None]:
+    """Whoever looks for what is due meets a full disk."""
+
+    def full(store: Store, *_: object) -> None:
+        note(store)
+        raise sqlite3.OperationalError(FULL)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(claims, "look", full)
+        yield
+
+
 async def test_what_fails_is_tried_again_after_pauses_that_grow(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A full disk was asked for room 95,000 times."""
     looks = list[float]()
-
-    def full(store: Store, *_: object) -> None:
-        looks.append(store.clock.monotonic())
-        raise sqlite3.OperationalError(FULL)
-
     monkeypatch.setattr(backend, "_FIRST_PAUSE", 0.02)
     monkeypatch.setattr(backend, "_TIDY_SECONDS", 60)  # it looks as well
     async with Stage().on(tmp_path / "retries.db") as retry:
-        with monkeypatch.context() as patch:
-            patch.setattr(claims, "look", full)
+        with looking_in_vain(monkeypatch, lambda store: looks.append(store.clock.monotonic())):
             cid = await retry.invoke_async("fail", 1, repeats=1, seconds=0.2)
             await until(lambda: len(looks) >= 5)
         await reaches(retry, cid, "failed")
@@ -211,15 +221,9 @@ async def test_what_has_nothing_to_write_does_not_end_the_trouble(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     is_ok = list[bool]()
-
-    def full(*_: object) -> None:
-        is_ok.append(retry.health().ok)
-        raise sqlite3.OperationalError(FULL)
-
     monkeypatch.setattr(backend, "_TIDY_SECONDS", 0.02)
     async with Stage().on(tmp_path / "retries.db") as retry:
-        with monkeypatch.context() as patch:
-            patch.setattr(claims, "look", full)
+        with looking_in_vain(monkeypatch, lambda _: is_ok.append(retry.health().ok)):
             cid = await retry.invoke_async("fail", 1, repeats=1, seconds=0.05)
             await until(lambda: len(is_ok) >= 6)
         await reaches(retry, cid, "failed")
