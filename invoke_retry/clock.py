@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Protocol
 
 
 class Clock(Protocol):
@@ -30,7 +30,8 @@ SYSTEM_CLOCK: Clock = _SystemClock()
 
 def running_clock() -> Clock:
     """The clock of the running loop: its own if it has one (virtual time), else the system's."""
-    return cast("Clock", getattr(asyncio.get_running_loop(), "clock", SYSTEM_CLOCK))
+    clock: Clock = getattr(asyncio.get_running_loop(), "clock", SYSTEM_CLOCK)
+    return clock
 
 
 def boot_id() -> str:

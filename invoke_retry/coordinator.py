@@ -109,6 +109,7 @@ class InvokeRetry(Asking):
         super().__init__(backend, environment, life, acceptance)
         self._fallback = Fallback(acceptance, environment, life)
         self._find = services.find
+        self._is_observed = environment.is_observed
         self._thread = ThisThread()
 
     def new_cid(self) -> CorrelationId:
@@ -221,9 +222,7 @@ class InvokeRetry(Asking):
         ):
             plan = service.plans.find(repeats, seconds, minutes, policy)
         if async_fallback:
-            return await self._fallback.invoke(
-                self, service, payload, plan.policy, callback, context, cid
-            )
+            return await self._fallback.invoke(self, service, payload, plan, callback, context, cid)
         if callback is not None or context is not None or cid is not None:
             cid = _inline_only(callback, context, cid)
         if payload is MISSING or (validate := service.validate) is None:
@@ -245,18 +244,15 @@ class InvokeRetry(Asking):
         call.attempt = 1
         call.repeats = plan.repeats
         call._cid = cid  # pyright: ignore[reportPrivateUsage]
-        call._origin = here.get()  # pyright: ignore[reportPrivateUsage]
-        if plan.is_limited or self._environment.is_observed:
+        if self._is_observed or plan.is_limited:
             return await Inline(
-                call, service, arguments, plan.policy, task, cancelling, self._environment
+                call, service, arguments, plan, task, cancelling, self._environment
             ).run()
-        token = here.set(call)
+        call._token = token = here.set(call)  # pyright: ignore[reportPrivateUsage]
         try:
             return await service.function(*arguments)
         except Exception as error:
-            inline = Inline(
-                call, service, arguments, plan.policy, task, cancelling, self._environment
-            )
+            inline = Inline(call, service, arguments, plan, task, cancelling, self._environment)
             if inline.is_cancelled():
                 await inline.cancel(error)
             wait = inline.judge(error)

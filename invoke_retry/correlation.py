@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from random import Random, SystemRandom
 from typing import TYPE_CHECKING, Any, Self
 
@@ -113,14 +113,14 @@ class Call:
     """
 
     # Made for every inline call: no __init__, which would cost as much as a hand-written loop.
-    __slots__ = ("_cid", "_origin", "attempt", "repeats", "retry", "service")
+    __slots__ = ("_cid", "_token", "attempt", "repeats", "retry", "service")
 
     retry: InvokeRetry
     service: str
     attempt: int
     repeats: int
     _cid: str | None
-    _origin: Call | Caller | None
+    _token: Token[Call | Caller | None]  # of `here`: it knows who was running before
 
     @property
     def cid(self) -> CorrelationId:
@@ -131,6 +131,11 @@ class Call:
     @property
     def orig_cid(self) -> str:
         return (self._origin or self.retry.own_caller).cid
+
+    @property
+    def _origin(self) -> Call | Caller | None:
+        before = self._token.old_value
+        return None if before is Token.MISSING else before
 
     @property
     def parent(self) -> Call | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import timedelta
-from typing import Literal, cast
+from typing import Literal
 
 
 class InvokeRetryError(Exception):
@@ -170,5 +170,5 @@ class BackendFull(BackendError):
 def group_members(error: BaseException) -> tuple[BaseException, ...] | None:
     """The errors that a group holds; None if the error is no group."""
     if isinstance(error, BaseExceptionGroup):
-        return cast("BaseExceptionGroup[BaseException]", error).exceptions
+        return error.exceptions  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
     return None

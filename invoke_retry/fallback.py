@@ -12,7 +12,7 @@ from invoke_retry.errors import BackendError, NotRunning
 from invoke_retry.failure import failure_of
 from invoke_retry.inline import Inline, task_of
 from invoke_retry.lifecycle import Lifecycle
-from invoke_retry.policy import RetryPolicy
+from invoke_retry.plan import Plan
 from invoke_retry.record import PastAttempt, Record
 from invoke_retry.registry import Service
 
@@ -33,7 +33,7 @@ class Fallback:
         retry: InvokeRetry,
         service: Service[Any, Any],
         payload: Any,
-        policy: RetryPolicy,
+        plan: Plan,
         callback: str | Service[Any, Any] | None,
         context: Any,
         cid: str | None,
@@ -42,7 +42,7 @@ class Fallback:
 
         What is stored is the payload as it was before the first attempt.
         """
-        record = self._acceptance.record(service, payload, policy, callback, context, cid)
+        record = self._acceptance.record(service, payload, plan.policy, callback, context, cid)
         if cid is not None and await self._acceptance.is_known(record):
             return record.cid
         task = task_of(asyncio.get_running_loop())
@@ -52,13 +52,13 @@ class Fallback:
             service.name,
             retry,
             1,
-            policy.repeats,
+            plan.repeats,
         )
-        call._cid, call._origin = record.cid, here.get()  # pyright: ignore[reportPrivateUsage]
+        call._cid = record.cid  # pyright: ignore[reportPrivateUsage]
         arguments = service.arguments(payload)
-        inline = Inline(call, service, arguments, policy, task, cancelling, self._environment)
+        inline = Inline(call, service, arguments, plan, task, cancelling, self._environment)
         record.first_at = self._environment.clock.utc()
-        token = here.set(call)
+        call._token = token = here.set(call)  # pyright: ignore[reportPrivateUsage]
         try:
             response = await inline.attempt()
         except Exception as error:

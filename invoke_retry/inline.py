@@ -16,13 +16,13 @@ from threading import local
 from typing import Any, Literal
 
 from invoke_retry import events
-from invoke_retry.clock import Clock
 from invoke_retry.correlation import Call, here
 from invoke_retry.environment import Environment
 from invoke_retry.errors import RetriesExhausted
 from invoke_retry.failure import describe, error_info
 from invoke_retry.models import Reason
-from invoke_retry.policy import RetryPolicy, Stop, cut_error, decide, is_retryable, time_limit
+from invoke_retry.plan import Plan
+from invoke_retry.policy import Stop, asked_wait, cut_error, decide, is_retryable, time_limit
 from invoke_retry.registry import Service
 
 AnyTask = asyncio.Task[Any]
@@ -61,12 +61,11 @@ class Inline:
         "_environment",
         "_is_late",
         "_is_plain",
-        "_policy",
+        "_plan",
         "_service",
         "_task",
     )
 
-    _clock: Clock
     _began: float
     _attempt_began: float
     _is_late: bool
@@ -76,7 +75,7 @@ class Inline:
         call: Call,
         service: Service[Any, Any],
         arguments: tuple[Any, ...],
-        policy: RetryPolicy,
+        plan: Plan,
         task: AnyTask | None,
         cancelling: int,
         environment: Environment,
@@ -84,16 +83,14 @@ class Inline:
         self._call = call
         self._service = service
         self._arguments = arguments
-        self._policy = policy
+        self._plan = plan
         self._task = task
         self._cancelling = cancelling
         self._environment = environment
+        self._clock = environment.clock
         # without limits and hooks nobody asks what time it is
-        self._is_plain = not (
-            environment.is_observed or policy.timeout is not None or policy.deadline is not None
-        )
+        self._is_plain = not (plan.is_limited or environment.is_observed)
         if not self._is_plain:
-            self._clock = environment.clock
             self._began = self._attempt_began = self._clock.monotonic()
             self._is_late = False
 
@@ -104,7 +101,8 @@ class Inline:
             RetriesExhausted: The policy allows no more, with the last error as its cause.
             Exception: A permanent error of the target, as it is.
         """
-        token = here.set(self._call)
+        call = self._call
+        call._token = token = here.set(call)  # pyright: ignore[reportPrivateUsage]
         try:
             response = await self.attempt()
         except Exception as error:
@@ -122,23 +120,25 @@ class Inline:
     async def repeat(self, wait: float) -> Any:
         """Wait, and make the further attempts."""
         call, function, arguments = self._call, self._service.function, self._arguments
-        while True:
-            await asyncio.sleep(wait)
-            call.attempt += 1
-            token = here.set(call)
-            try:
-                response = await (function(*arguments) if self._is_plain else self.attempt())
-            except Exception as error:
-                if self.is_cancelled():
-                    await self.cancel(error)
-                again = self.judge(error)
-                if again is None:
-                    raise
-                wait = again
-            else:
-                return self.succeeded(response)
-            finally:
-                here.reset(token)
+        is_plain = self._is_plain
+        token = here.set(call)
+        try:
+            while True:
+                await asyncio.sleep(wait)
+                call.attempt += 1
+                try:
+                    response = await (function(*arguments) if is_plain else self.attempt())
+                except Exception as error:
+                    if self.is_cancelled():
+                        await self.cancel(error)
+                    again = self.judge(error)
+                    if again is None:
+                        raise
+                    wait = again
+                else:
+                    return response if is_plain else self.succeeded(response)
+        finally:
+            here.reset(token)
 
     async def attempt(self) -> Any:
         """Make one attempt, within the policy's limits."""
@@ -146,8 +146,9 @@ class Inline:
             return await self._service.function(*self._arguments)
         self._attempt_began = self._clock.monotonic()
         if self._environment.is_observed:
-            self._tell(events.AttemptStarted, repeats=self._policy.repeats)
-        seconds, limit = time_limit(self._policy, self._began, self._clock.monotonic())
+            self._tell(events.AttemptStarted, repeats=self._plan.repeats)
+        policy = self._plan.policy
+        seconds, limit = time_limit(policy, self._began, self._clock.monotonic())
         if seconds is None:
             return await self._service.function(*self._arguments)
         scope = asyncio.timeout(seconds)
@@ -157,7 +158,7 @@ class Inline:
         except TimeoutError as error:
             if not scope.expired():
                 raise
-            raise cut_error(self._policy, self._call.attempt, limit) from error
+            raise cut_error(policy, self._call.attempt, limit) from error
         finally:
             self._is_late = scope.expired() and limit == "deadline"
 
@@ -179,28 +180,38 @@ class Inline:
         Raises:
             RetriesExhausted: There is nothing left to repeat.
         """
-        service, policy, call = self._service, self._policy, self._call
-        deadline = policy.deadline
-        elapsed = 0.0 if deadline is None else self._clock.monotonic() - self._began
-        then: float | Stop | Literal["permanent"]
-        if deadline is not None and (self._is_late or elapsed >= deadline):
-            then = "deadline"
-        elif not is_retryable(error, service.retry_on, service.give_up_on):
-            then = "permanent"
-        else:
-            then = decide(policy, call.attempt, elapsed, error, self._environment.random)
+        plan, call = self._plan, self._call
+        then: float | Stop | Literal["permanent"] | None = plan.steady
+        if (
+            then is None
+            or call.attempt > plan.repeats
+            or not self._service.retries_all
+            or asked_wait(error) is not None
+        ):
+            then = self._decide(error)
         if isinstance(then, str):
             self._tell_failure(error, None, then)
-            self._environment.log.attempt_failed(call, error, then)
+            self._environment.log.attempt_failed(call, error, then, self._clock)
             if then == "permanent":
                 return None
             raise RetriesExhausted(
-                call.cid, service.name, call.attempt, then, describe(error)
+                call.cid, call.service, call.attempt, then, describe(error)
             ) from error
-        self._tell_failure(error, None if hands_over else then, None)
+        if not self._is_plain:
+            self._tell_failure(error, None if hands_over else then, None)
         where = "in the background" if hands_over else "again"
-        self._environment.log.attempt_failed(call, error, then, where)
+        self._environment.log.attempt_failed(call, error, then, self._clock, where)
         return then
+
+    def _decide(self, error: Exception) -> float | Stop | Literal["permanent"]:
+        service, policy = self._service, self._plan.policy
+        deadline = policy.deadline
+        elapsed = 0.0 if deadline is None else self._clock.monotonic() - self._began
+        if deadline is not None and (self._is_late or elapsed >= deadline):
+            return "deadline"
+        if not is_retryable(error, service.retry_on, service.give_up_on):
+            return "permanent"
+        return decide(policy, self._call.attempt, elapsed, error, self._environment.random)
 
     def succeeded(self, response: Any) -> Any:
         """Tell the hooks; the response goes back to the caller."""
@@ -214,7 +225,7 @@ class Inline:
         seconds = max(0.0, self._clock.monotonic() - self._attempt_began)
         self._tell(
             events.AttemptFailed,
-            repeats=self._policy.repeats,
+            repeats=self._plan.repeats,
             error=error_info(error),
             seconds=seconds,
         )

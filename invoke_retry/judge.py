@@ -48,7 +48,7 @@ class Judge:
             then = "permanent"
         else:
             then = self._next(record, error, is_last=is_last)
-        self._environment.log.attempt_failed(run, error, then)
+        self._environment.log.attempt_failed(run, error, then, self._clock)
         return Verdict(failure_of(error), then)
 
     def fault(self, record: Record, error: Exception, *, is_last: bool = False) -> Verdict:

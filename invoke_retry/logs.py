@@ -29,10 +29,15 @@ class Log:
 
     def __init__(self, clock: Clock | None = None) -> None:
         self._clock = clock
-        self._windows: dict[tuple[str, str], _Window] = {}
+        self._attempts, self._problems, self._notables = _Windows(), _Windows(), _Windows()
 
     def attempt_failed(
-        self, call: Call, error: BaseException, then: float | str, where: str = "again"
+        self,
+        call: Call,
+        error: BaseException,
+        then: float | str,
+        clock: Clock,
+        where: str = "again",
     ) -> None:
         """One line for one failed attempt of a target or a callback.
 
@@ -42,7 +47,7 @@ class Log:
         """
         if not logger.isEnabledFor(logging.WARNING):
             return
-        note = self._may("attempt", call.service)
+        note = self._attempts.note(call.service, clock.monotonic(), LINES_PER_MINUTE)
         if note is not None:
             logger.warning(
                 "%s failed (%d/%d) %s: %s; %s%s",
@@ -59,14 +64,14 @@ class Log:
 
     def problem(self, kind: str, text: str, *args: Any, error: BaseException | None = None) -> None:
         """Something is wrong with the background itself; a traceback at most once a minute."""
-        note = self._may("problem", kind, lines=_FEW)
+        note = self._problems.note(kind, self._now(), _FEW)
         if note is not None:
-            first = self._windows["problem", kind].lines == 1
+            first = self._problems[kind].lines == 1
             logger.error(text + note, *args, exc_info=error if first else None)
 
     def notable(self, kind: str, text: str, *args: Any) -> None:
         """Something that a person should know of one invocation."""
-        note = self._may("notable", kind)
+        note = self._notables.note(kind, self._now(), LINES_PER_MINUTE)
         if note is not None:
             logger.warning(text + note, *args)
 
@@ -74,24 +79,8 @@ class Log:
         """Ids whose outcome nobody was told; never held back."""
         logger.error("left with %d invocations that nobody was told of: %s", total, " ".join(cids))
 
-    def _may(self, family: str, kind: str, lines: int = LINES_PER_MINUTE) -> str | None:
-        """What to add to the line, or None if it is held back."""
-        now = (self._clock or running_clock()).monotonic()
-        window = self._windows.get((family, kind))
-        if window is None:
-            if len(self._windows) >= _KEYS_LIMIT:
-                self._windows.clear()
-            window = self._windows[family, kind] = _Window(now)
-        note = ""
-        if now - window.since >= _MINUTE:
-            if window.held_back:
-                note = f" ({window.held_back} more like this since then were not logged)"
-            window.since, window.lines, window.held_back = now, 0, 0
-        if window.lines >= lines:
-            window.held_back += 1
-            return None
-        window.lines += 1
-        return note
+    def _now(self) -> float:
+        return (self._clock or running_clock()).monotonic()
 
 
 class _Window:
@@ -101,3 +90,28 @@ class _Window:
         self.since = since
         self.lines = 0
         self.held_back = 0
+
+
+class _Windows(dict[str, _Window]):
+    """The minute under way, for each kind of line."""
+
+    def note(self, kind: str, now: float, limit: int) -> str | None:
+        """What to add to the line, or None if it is held back.
+
+        Args:
+            limit: How many lines of the kind are written in a minute.
+        """
+        window = self.get(kind)
+        if window is None:
+            if len(self) >= _KEYS_LIMIT:
+                self.clear()
+            window = self[kind] = _Window(now)
+        elif now - window.since >= _MINUTE:
+            held_back = window.held_back
+            window.since, window.lines, window.held_back = now, 1, 0
+            return f" ({held_back} more like this since then were not logged)" if held_back else ""
+        if window.lines >= limit:
+            window.held_back += 1
+            return None
+        window.lines += 1
+        return ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from invoke_retry.durations import Duration, shown
-from invoke_retry.policy import RetryPolicy
+from invoke_retry.policy import RetryPolicy, steady_wait
 
 _KEPT_LIMIT = 64
 _NOTHING = object()
@@ -14,15 +14,19 @@ class Plan:
     """A policy as a call has put it together, with what the call said.
 
     Compared by identity: equal is not enough, since `True == 1 == 1.0`.
+
+    Attributes:
+        steady: What is waited each time; None if that is to be decided anew.
     """
 
-    __slots__ = ("is_limited", "policy", "repeats", "repeats_asked", "seconds_asked")
+    __slots__ = ("is_limited", "policy", "repeats", "repeats_asked", "seconds_asked", "steady")
 
     def __init__(self, repeats: object, seconds: object, policy: RetryPolicy) -> None:
         self.repeats_asked = repeats
         self.seconds_asked = seconds
         self.policy = policy
         self.repeats = policy.repeats
+        self.steady = steady_wait(policy)
         self.is_limited = policy.timeout is not None or policy.deadline is not None
 
 

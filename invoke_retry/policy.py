@@ -138,7 +138,7 @@ def decide(
         return "deadline"
     if attempt > policy.repeats:
         return "exhausted"
-    asked = _asked_wait(error)
+    asked = asked_wait(error)
     if asked is not None:
         cap = max(_HINT_CAP, policy.seconds) if policy.max_seconds is None else policy.max_seconds
         wait = min(asked, cap)
@@ -149,6 +149,16 @@ def decide(
     if deadline is not None and elapsed + wait >= deadline:
         return "deadline"
     return wait
+
+
+def steady_wait(policy: RetryPolicy) -> float | None:
+    """What `decide` says each time, while repeats are left and no error asks for another wait.
+
+    None if it depends on the attempt, on time or on chance.
+    """
+    if policy.backoff == "fixed" and policy.jitter == "none" and policy.deadline is None:
+        return policy.interval(1)
+    return None
 
 
 def time_limit(policy: RetryPolicy, began: float, now: float) -> tuple[float | None, Limit]:
@@ -186,25 +196,26 @@ def is_retryable(error: BaseException, retry_on: ErrorTypes, give_up_on: ErrorTy
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:
-    pending = [error]
+    """The errors in a group, each once, however often groups share them."""
+    pending, seen = [error], {id(error)}
     while pending:
         error = pending.pop()
         members = group_members(error)
         if members is None:
             yield error
-        else:
-            pending.extend(members)
+            continue
+        for member in members:
+            if id(member) not in seen:
+                seen.add(id(member))
+                pending.append(member)
 
 
-def _asked_wait(error: BaseException) -> float | None:
-    """The longest sensible wait that the error, or a leaf of the group, asks for."""
-    if group_members(error) is None:
-        return _asked_by(error)
-    waits = [wait for leaf in _leaves(error) if (wait := _asked_by(leaf)) is not None]
-    return max(waits, default=None)
-
-
-def _asked_by(error: BaseException) -> float | None:
+def asked_wait(error: BaseException) -> float | None:
+    """The longest sensible wait that the error, or a leaf of the group, asks for, in seconds."""
+    if isinstance(error, BaseExceptionGroup):
+        leaves = _leaves(error)  # pyright: ignore[reportUnknownArgumentType]
+        waits = [wait for leaf in leaves if (wait := asked_wait(leaf)) is not None]
+        return max(waits, default=None)
     try:
         asked = getattr(error, "retry_after", None)
     except Exception:  # a property of somebody else's error class

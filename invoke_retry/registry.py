@@ -75,6 +75,7 @@ class Service(Generic[P_contra, R_co]):
         self.policy = _check_policy(name, policy)
         self.retry_on = _check_errors(name, "retry_on", retry_on)
         self.give_up_on = _check_errors(name, "give_up_on", give_up_on)
+        self.retries_all = self.retry_on is Exception and self.give_up_on == ()
         self.max_running = _check_limit(name, max_running)
         self.plans = Plans(self.policy)
         signature = Signature(name, function, local_names)

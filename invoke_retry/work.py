@@ -292,7 +292,7 @@ class Work:
             number = record.deliveries if record.outcome else record.attempts
             repeats = self._judge.policy(record).repeats
             run = Run(self.coordinator, claim, record.service, number, repeats)
-            self._log.attempt_failed(run, error, verdict.then)
+            self._log.attempt_failed(run, error, verdict.then, self._clock)
         if state == "running":
             await self._failed(claim, verdict, self._clock.utc())
         else:

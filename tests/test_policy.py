@@ -23,6 +23,7 @@ from invoke_retry.policy import (
     cut_error,
     decide,
     is_retryable,
+    steady_wait,
     time_limit,
 )
 
@@ -466,6 +467,27 @@ class TestRetryAfter:
         assert str(RetryAfter(5, "too busy")) == "retry after 5 s: too busy"
 
 
+class TestSteadyWait:
+    @given(policies, attempts, st.floats(0, LONGEST), st.integers())
+    def test_is_what_is_decided_each_time(
+        self, policy: RetryPolicy, attempt: int, elapsed: float, seed: int
+    ) -> None:
+        steady = steady_wait(policy)
+        if steady is not None and attempt <= policy.repeats:
+            assert decide(policy, attempt, elapsed, ERROR, Random(seed)) == steady
+
+    @pytest.mark.parametrize(("policy", "wait"), [
+        (RetryPolicy(3, 5), 5),
+        (RetryPolicy(0, 0, timeout=1), 0),
+        (RetryPolicy(3, 5, max_seconds=2), 2),
+        (RetryPolicy(3, 5, backoff="exponential"), None),
+        (RetryPolicy(3, 5, jitter="full"), None),
+        (RetryPolicy(3, 5, deadline=60), None),
+    ])  # fmt: skip
+    def test_where_nothing_else_matters(self, policy: RetryPolicy, wait: float | None) -> None:
+        assert steady_wait(policy) == wait
+
+
 class TestIsRetryable:
     @pytest.mark.parametrize(("error", "retry_on", "give_up_on", "verdict"), [
         (ValueError(), Exception, (), True),
@@ -507,6 +529,23 @@ class TestIsRetryable:
     def test_group_class_given_up_on(self) -> None:
         group = ExceptionGroup("g", [ValueError()])
         assert not is_retryable(group, Exception, ExceptionGroup)
+
+    def test_groups_that_share_members_are_looked_at_once(self) -> None:
+        asked: list[float] = []
+
+        class Counted(Exception):
+            @property
+            def retry_after(self) -> float:
+                asked.append(7)
+                return 7
+
+        group: Any = Counted()
+        for _ in range(100):  # 8 ** 100 leaves, if each were looked at wherever it stands
+            group = ExceptionGroup("g", [group] * 8)
+        assert is_retryable(group, Counted, ())
+        assert not is_retryable(group, ValueError, ())
+        assert wait_of(RetryPolicy(3, 5), error=group) == 7
+        assert asked == [7]
 
     def test_deep_group(self) -> None:
         group = ExceptionGroup[Exception]("g", [ValueError()])
