@@ -250,17 +250,18 @@ class InvokeRetry(Asking):
             ).run()
         call._token = token = here.set(call)  # pyright: ignore[reportPrivateUsage]
         try:
-            return await service.function(*arguments)
-        except Exception as error:
-            inline = Inline(call, service, arguments, plan, task, cancelling, self._environment)
-            if inline.is_cancelled():
-                await inline.cancel(error)
-            wait = inline.judge(error)
-            if wait is None:
-                raise
+            try:
+                return await service.function(*arguments)
+            except Exception as error:
+                inline = Inline(call, service, arguments, plan, task, cancelling, self._environment)
+                if inline.is_cancelled():
+                    await inline.cancel(error)
+                wait = inline.judge(error)
+                if wait is None:
+                    raise
+            return await inline.repeat(wait)
         finally:
             here.reset(token)
-        return await inline.repeat(wait)
 
     # Wholly in the background.
 

@@ -104,41 +104,38 @@ class Inline:
         call = self._call
         call._token = token = here.set(call)  # pyright: ignore[reportPrivateUsage]
         try:
-            response = await self.attempt()
-        except Exception as error:
-            if self.is_cancelled():
-                await self.cancel(error)
-            wait = self.judge(error)
-            if wait is None:
-                raise
-        else:
-            return self.succeeded(response)
+            try:
+                response = await self.attempt()
+            except Exception as error:
+                if self.is_cancelled():
+                    await self.cancel(error)
+                wait = self.judge(error)
+                if wait is None:
+                    raise
+            else:
+                return self.succeeded(response)
+            return await self.repeat(wait)
         finally:
             here.reset(token)
-        return await self.repeat(wait)
 
     async def repeat(self, wait: float) -> Any:
         """Wait, and make the further attempts."""
         call, function, arguments = self._call, self._service.function, self._arguments
         is_plain = self._is_plain
-        token = here.set(call)
-        try:
-            while True:
-                await asyncio.sleep(wait)
-                call.attempt += 1
-                try:
-                    response = await (function(*arguments) if is_plain else self.attempt())
-                except Exception as error:
-                    if self.is_cancelled():
-                        await self.cancel(error)
-                    again = self.judge(error)
-                    if again is None:
-                        raise
-                    wait = again
-                else:
-                    return response if is_plain else self.succeeded(response)
-        finally:
-            here.reset(token)
+        while True:
+            await asyncio.sleep(wait)
+            call.attempt += 1
+            try:
+                response = await (function(*arguments) if is_plain else self.attempt())
+            except Exception as error:
+                if self.is_cancelled():
+                    await self.cancel(error)
+                again = self.judge(error)
+                if again is None:
+                    raise
+                wait = again
+            else:
+                return response if is_plain else self.succeeded(response)
 
     async def attempt(self) -> Any:
         """Make one attempt, within the policy's limits."""

@@ -65,20 +65,20 @@ PLANTS = (
             Edit(
                 "inline.py",
                 """
-                except Exception as error:
-                    if self.is_cancelled():
-                        await self.cancel(error)
-                    again = self.judge(error)
-                    if again is None:
-                        raise
-                    wait = again
+            except Exception as error:
+                if self.is_cancelled():
+                    await self.cancel(error)
+                again = self.judge(error)
+                if again is None:
+                    raise
+                wait = again
 """,
                 """
-                except BaseException as error:
-                    again = self.judge(error) if isinstance(error, Exception) else wait
-                    if again is None:
-                        raise
-                    wait = again
+            except BaseException as error:
+                again = self.judge(error) if isinstance(error, Exception) else wait
+                if again is None:
+                    raise
+                wait = again
 """,
             ),
         ),
