@@ -108,17 +108,17 @@ PLANTS = (
         " the transaction.",
         (
             Edit(
-                "backends/sqlite/backend.py",
+                "backends/sqlite/executor.py",
                 """
-        self._submit(run, told, writes=writes)
+        self.submit(run, told, writes=writes)
         return await future
 """,
                 """
-        self._submit(run, told, writes=writes)
+        self.submit(run, told, writes=writes)
         try:
             return await future
         except asyncio.CancelledError:
-            self._submit(lambda store: store.db.execute("BEGIN IMMEDIATE"), _ignore, writes=False)
+            self.submit(lambda store: store.db.execute("BEGIN IMMEDIATE"), ignore, writes=False)
             raise
 """,
             ),
@@ -222,7 +222,7 @@ PLANTS = (
             Edit(
                 "backends/sqlite/backend.py",
                 """
-        kept: bool = await self._do(
+        kept: bool = await self._running.do(
             lambda store: claims.apply(store, row, before, after),
             then=partial(self._applied, claim, after),
         )
@@ -230,7 +230,9 @@ PLANTS = (
 """,
                 """
         known = before.copy()
-        self._submit(lambda store: claims.apply(store, row, known, after), _ignore)
+        self._running.submit(
+            lambda store: claims.apply(store, row, known, after), lambda result, error: None
+        )
         self._applied(claim, after, True, None)
         return True
 """,
@@ -310,9 +312,9 @@ PLANTS = (
         "The disk is full: the write is tried again and again without a pause.",
         (
             Edit(
-                "backends/sqlite/backend.py",
-                "self._set_timer(self._time.monotonic() + self._pause)",
-                "self._set_timer(self._time.monotonic())",
+                "backends/sqlite/working.py",
+                "self.set_timer(self._clock.monotonic() + self._pause)",
+                "self.set_timer(self._clock.monotonic())",
             ),
         ),
         (

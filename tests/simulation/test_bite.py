@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from invoke_retry import machine
-from invoke_retry.backends.sqlite.backend import SQLiteBackend
+from invoke_retry.backends.base import Claim
+from invoke_retry.backends.sqlite.working import Working
 from invoke_retry.background import Background
 from invoke_retry.inline import Inline
 from invoke_retry.record import Record
@@ -127,12 +128,8 @@ def test_a_claim_that_is_lost_before_it_was_begun(monkeypatch: Patch) -> None:
 
 
 def test_a_lost_claim_that_lets_go_of_the_new_one(monkeypatch: Patch) -> None:
-    applied = SQLiteBackend._applied  # pyright: ignore[reportPrivateUsage]
+    def let_go(self: Working, claim: Claim) -> None:
+        self.held.pop(claim.record.cid, None)
 
-    def let_go(self: Any, claim: Any, after: Any, kept: Any, error: Any) -> None:
-        applied(self, claim, after, kept, error)
-        if kept is False:
-            self._held.pop(claim.record.cid, None)
-
-    monkeypatch.setattr(SQLiteBackend, "_applied", let_go)
+    monkeypatch.setattr(Working, "lost", let_go)
     assert found("sqlite", "told twice at a time", "overlap", "follows")

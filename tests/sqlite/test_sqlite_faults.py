@@ -12,7 +12,7 @@ import pytest
 from store_help import Stage, ask, counted, eventually, reaches, totals, until
 
 from invoke_retry import BackendError, CorrelationId, InvokeRetry, work
-from invoke_retry.backends.sqlite import backend, claims
+from invoke_retry.backends.sqlite import claims, working
 from invoke_retry.backends.sqlite.store import Store
 
 WRITES = ("INSERT", "UPDATE", "DELETE")
@@ -81,8 +81,8 @@ def faults(monkeypatch: pytest.MonkeyPatch) -> Iterator[Faults]:
 
     with monkeypatch.context() as patch:
         patch.setattr(sqlite3, "connect", faulty)
-        patch.setattr(backend, "_TIDY_SECONDS", 0.05)
-        patch.setattr(backend, "_FIRST_PAUSE", 0.01)
+        patch.setattr(working, "_TIDY_SECONDS", 0.05)
+        patch.setattr(working, "_FIRST_PAUSE", 0.01)
         patch.setattr(work, "_FIRST_PAUSE", 0.01)
         yield found
 
@@ -206,8 +206,8 @@ async def test_what_fails_is_tried_again_after_pauses_that_grow(
 ) -> None:
     """A full disk was asked for room 95,000 times."""
     looks = list[float]()
-    monkeypatch.setattr(backend, "_FIRST_PAUSE", 0.02)
-    monkeypatch.setattr(backend, "_TIDY_SECONDS", 60)  # it looks as well
+    monkeypatch.setattr(working, "_FIRST_PAUSE", 0.02)
+    monkeypatch.setattr(working, "_TIDY_SECONDS", 60)  # it looks as well
     async with Stage().on(tmp_path / "retries.db") as retry:
         with looking_in_vain(monkeypatch, lambda store: looks.append(store.clock.monotonic())):
             cid = await retry.invoke_async("fail", 1, repeats=1, seconds=0.2)
@@ -221,7 +221,7 @@ async def test_what_has_nothing_to_write_does_not_end_the_trouble(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     is_ok = list[bool]()
-    monkeypatch.setattr(backend, "_TIDY_SECONDS", 0.02)
+    monkeypatch.setattr(working, "_TIDY_SECONDS", 0.02)
     async with Stage().on(tmp_path / "retries.db") as retry:
         with looking_in_vain(monkeypatch, lambda _: is_ok.append(retry.health().ok)):
             cid = await retry.invoke_async("fail", 1, repeats=1, seconds=0.05)

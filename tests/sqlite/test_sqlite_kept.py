@@ -11,7 +11,7 @@ import pytest
 from store_help import MovableClock, Stage, ask, counted, eventually, reaches, tamper, until
 
 from invoke_retry import InvocationNotFound, InvokeRetry, RetryPolicy
-from invoke_retry.backends.sqlite import backend
+from invoke_retry.backends.sqlite import working
 from invoke_retry.backends.sqlite.store import PAGE
 
 DAY = 86_400.0
@@ -90,7 +90,7 @@ async def test_what_is_not_delivered_is_never_pruned(path: Path) -> None:
 
 
 async def test_more_than_a_page_is_pruned(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backend, "_TIDY_SECONDS", 0.02)
+    monkeypatch.setattr(working, "_TIDY_SECONDS", 0.02)
     async with Stage().on(path, retention=0) as retry:
         for _ in range(PAGE + 50):
             await retry.invoke_async("echo", repeats=0, seconds=0)

@@ -47,7 +47,7 @@ async def enter(path):
         for n in range(20):
             cid = await retry.invoke_async("echo", n, repeats=0, seconds=0, callback="tell")
             await asyncio.wait_for(retry.wait(cid), 60)
-        while not retry._backend._upkeep._known:  # what is done from time to time was done
+        while not retry._backend._working._upkeep._known:  # what is done from time to time was done
             await asyncio.sleep(0.01)
         await retry.search(state="waiting", limit=10)
         counts = await retry.counts()

@@ -10,7 +10,7 @@ from store_help import MovableClock, Stage, ask, counted, reaches, tamper, total
 
 from invoke_retry import BackendError, CorrelationId, InvokeRetry, ServiceRegistry
 from invoke_retry.backends import SQLiteBackend
-from invoke_retry.backends.sqlite import backend
+from invoke_retry.backends.sqlite import working
 from invoke_retry.backends.sqlite.claims import Look
 from invoke_retry.backends.sqlite.upkeep import Upkeep
 
@@ -87,7 +87,7 @@ async def test_what_another_process_can_run_is_left_to_it(
         return look
 
     monkeypatch.setattr(Upkeep, "tidy", watched)
-    monkeypatch.setattr(backend, "_TIDY_SECONDS", 0.02)
+    monkeypatch.setattr(working, "_TIDY_SECONDS", 0.02)
     new = Stage("hold", "tell")
     async with new.on(path, max_running=1) as newer, Stage("tell").on(path) as old:
         # one runs, two wait for its slot, and are due all the while

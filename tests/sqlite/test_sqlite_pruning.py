@@ -89,15 +89,16 @@ async def test_a_slow_disk_makes_it_do_less_at_a_time(
 async def test_what_was_changed_meanwhile_stays(path: Path) -> None:
     """Between the look and the deletion a dead letter may have been redelivered."""
     retry, backend = opened(path)
-    do = backend._do  # pyright: ignore[reportPrivateUsage]
+    ask = backend._ask  # pyright: ignore[reportPrivateUsage]
+    write = backend._do  # pyright: ignore[reportPrivateUsage]
 
     async def ask_and_change(run: Callable[[Store], A]) -> A:
-        answer: A = await do(run, writes=False)
+        answer = await ask(run)
         tamper(path, "UPDATE invocation SET state = 'notifying', due = 0 WHERE state = 'dead'")
         return answer
 
     async with retry:
-        pruner = pruning.Pruner(ask_and_change, do)
+        pruner = pruning.Pruner(ask_and_change, write)
         while await pruner.prune(time.time() + 1, dead=True):
             pass
     assert counted(path) == {"waiting": 60, "notifying": 60}
