@@ -205,6 +205,9 @@ class Background:
         self._work.tell_outcome(record)
         self._tell_change()
 
+    def parked(self, record: Record) -> None:
+        self._work.tell_parked(record)
+
     def hold_back(self, services: frozenset[str]) -> None:
         self.slots.paused = services
 

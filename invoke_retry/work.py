@@ -309,11 +309,8 @@ class Work:
             self.tell_outcome(claim.record)
 
     async def _park(self, claim: Claim, because: str) -> None:
-        record = claim.record
         if await self._keep(claim, machine.park, because):
-            text = "%s is parked (%s): %s"
-            self._log.notable("parked", text, record.service, because, record.cid)
-            self._tell(events.Parked, record, because=because)
+            self.tell_parked(claim.record)
 
     async def _keep(
         self, claim: Claim, transition: Transition[T], *args: T.args, **kwargs: T.kwargs
@@ -339,6 +336,13 @@ class Work:
 
     def _tell(self, kind: type[events.Event], record: Record, **fields: Any) -> None:
         self._environment.tell(kind, record.cid, record.target, **fields)
+
+    def tell_parked(self, record: Record) -> None:
+        """Tell people and hooks of what was just parked."""
+        because = record.parked_because or ""
+        text = "%s is parked (%s): %s"
+        self._log.notable("parked", text, record.service, because, record.cid)
+        self._tell(events.Parked, record, because=because)
 
     def tell_outcome(self, record: Record) -> None:
         """Tell the hooks of an outcome that was just recorded."""

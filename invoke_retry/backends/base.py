@@ -106,6 +106,10 @@ class Runner(Protocol):
         """The backend itself has recorded an outcome: a deadline or `park_for` has passed."""
         ...
 
+    def parked(self, record: Record) -> None:
+        """The backend itself has parked it: no process that is alive can run its service."""
+        ...
+
     def hold_back(self, services: frozenset[str]) -> None:
         """These services are paused, and no others: nothing of theirs begins."""
         ...

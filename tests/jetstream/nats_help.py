@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from invoke_retry import CallbackPayload, InvokeRetry, RetryPolicy, ServiceRegistry, current_call
 from invoke_retry.backends import NATSBackend
+from invoke_retry.events import Hook
 
 from .raw import connected
 
@@ -64,6 +65,7 @@ class Stage:
         work: bool = True,
         grace: float = 5,
         max_running: int = 100,
+        hooks: Iterable[Hook] = (),
         **options: Any,
     ) -> InvokeRetry:
         return InvokeRetry(
@@ -73,6 +75,7 @@ class Stage:
             work=work,
             grace=grace,
             max_running=max_running,
+            hooks=hooks,
         )
 
 

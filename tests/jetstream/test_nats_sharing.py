@@ -20,6 +20,7 @@ from invoke_retry import (
 )
 from invoke_retry.backends import NATSBackend
 from invoke_retry.backends.nats.layout import token
+from invoke_retry.events import Event, Parked
 
 from .nats_help import Raw, Stage, eventually, is_in
 
@@ -40,9 +41,16 @@ async def test_whoever_has_the_service_runs_it(url: str) -> None:
 async def test_what_nobody_has_is_parked_until_somebody_has_it(url: str) -> None:
     """D14: nothing is deleted; it is visible, and runs when the service is there again."""
     caller, worker = Stage("echo", "tell"), Stage("fail")
-    async with caller.retry(url, work=False) as retry, worker.retry(url):
+    told: list[Event] = []
+
+    async def noted() -> bool:
+        return bool(told)
+
+    async with caller.retry(url, work=False) as retry, worker.retry(url, hooks=[told.append]):
         cid = await retry.invoke_async("echo", 1, repeats=0, seconds=0, callback="tell")
         await is_in(retry, cid, "parked")
+        await eventually(noted)
+        assert [(type(each), each.cid) for each in told] == [(Parked, cid)]
         assert "'echo'" in ((await retry.get(cid)).parked_because or "")
         assert (await retry.counts())["parked"] == 1
         (found,) = await retry.search(state="parked")

@@ -13,6 +13,7 @@ from invoke_retry.backends import SQLiteBackend
 from invoke_retry.backends.sqlite import working
 from invoke_retry.backends.sqlite.claims import Look
 from invoke_retry.backends.sqlite.upkeep import Upkeep
+from invoke_retry.events import Event, Parked
 
 
 @pytest.fixture
@@ -46,6 +47,21 @@ async def test_an_unknown_target_is_parked_and_runs_once_it_is_registered(path: 
         assert (await again.counts())["parked"] == 0
     assert sorted(each.context for each in stage.told) == [0, 1, 2]
     assert totals(path) == counted(path) == {"succeeded": 3}
+
+
+async def test_people_and_hooks_are_told(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (cid,) = await leave_some(path, "echo", 1)
+    told: list[Event] = []
+    async with Stage("tell").on(path, hooks=[told.append]) as retry:
+        await reaches(retry, cid, "parked")
+        await until(lambda: bool(told))
+    (event,) = told
+    assert isinstance(event, Parked)
+    assert (event.cid, event.target) == (cid, "echo")
+    assert event.because == "no service is named 'echo' here"
+    assert [line for line in caplog.messages if "is parked" in line] == [
+        f"echo is parked (no service is named 'echo' here): {cid}"
+    ]
 
 
 async def test_it_runs_in_the_same_coordinator_when_it_learns_the_service(path: Path) -> None:

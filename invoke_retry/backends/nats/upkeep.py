@@ -119,9 +119,7 @@ class Upkeep:
         if written is not None and is_late:
             self._ended(record, written)
         elif written is not None:
-            self._runner.notable(
-                "parked", "%s is parked (no process has it): %s", service, record.cid
-            )
+            self._runner.parked(record)
 
     async def _is_past(self, found: Found) -> bool:
         """Whether the record was seen to have gone on, and is held by that message no longer."""

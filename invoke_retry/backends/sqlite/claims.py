@@ -23,6 +23,7 @@ class Look:
     Attributes:
         taken: Records that are ours now.
         ended: Records whose deadline had passed.
+        parked: Records that nobody can run.
         is_more: More is due than was asked for.
         next_due: When to look again, on the monotonic clock.
         paused: The services that are paused.
@@ -30,6 +31,7 @@ class Look:
 
     taken: list[Stored] = field(default_factory=list[Stored])
     ended: list[Record] = field(default_factory=list[Record])
+    parked: list[Record] = field(default_factory=list[Record])
     is_more: bool = False
     next_due: float = float("inf")
     paused: frozenset[str] = frozenset()

@@ -111,7 +111,7 @@ class Upkeep:
         self._park_the_spoilt()
         self._pass_deadlines(look.ended)
         self._prune(look.ended)
-        self._park_unknown(services)
+        self._park_unknown(services, look.parked)
         self._unpark(services)
         self.let_go(held)
         look.taken.extend(self._orphans())
@@ -144,7 +144,7 @@ class Upkeep:
         if after is not None:
             ended.append(after)
 
-    def _park_unknown(self, known: frozenset[str]) -> None:
+    def _park_unknown(self, known: frozenset[str], parked: list[Record]) -> None:
         """Park what is due and what no living process can run."""
         db, now = self._store.db, self._store.now
         unknown = [name for name in services_with_work(db) if name not in known]
@@ -158,7 +158,9 @@ class Upkeep:
             is_named = "service = ?" if isinstance(name, str) else "CAST(service AS BLOB) = ?"
             for stored in self._store.loaded(f"{is_named} AND {READY} AND due <= ?", name, now):
                 because = f"no service is named {name!r} here"
-                self._store.change(stored, partial(machine.park, because=because))
+                after = self._store.change(stored, partial(machine.park, because=because))
+                if after is not None:
+                    parked.append(after)
 
     def _unpark(self, known: frozenset[str]) -> None:
         """Try again, once, what was parked before this process came or learned new services."""

@@ -169,6 +169,8 @@ class Working:
                 self._untroubled()
             self._runner.hold_back(found.paused)
             self._tell_ended(found.ended)
+            for record in found.parked:
+                self._runner.parked(record)
             if not self._is_paused:
                 for stored in found.taken:
                     self.held[stored.record.cid] = stored.record.token
