@@ -8,7 +8,15 @@ from invoke_retry import events
 from invoke_retry.backends.base import Backend
 from invoke_retry.correlation import Caller, CorrelationId, here
 from invoke_retry.environment import Environment
-from invoke_retry.errors import CidConflict, InvalidPayload, InvocationNotFound
+from invoke_retry.errors import (
+    BackendError,
+    BackendFull,
+    CidConflict,
+    InvalidPayload,
+    InvocationNotFound,
+    InvokeRetryError,
+)
+from invoke_retry.failure import type_name
 from invoke_retry.lifecycle import Lifecycle
 from invoke_retry.policy import RetryPolicy
 from invoke_retry.record import Record
@@ -108,9 +116,17 @@ class Acceptance:
         """
         try:
             kept = await self._backend.accept(record)
+        except BackendError as error:
+            if error.cid is not None:
+                raise
+            kind = BackendFull if isinstance(error, BackendFull) else BackendError
+            raise kind(error.message, record.cid) from error
+        except InvokeRetryError:
+            raise
         except Exception as error:
             self._life.entered().check_fault(error)
-            raise
+            text = f"the backend met a fault while it accepted: {type_name(error)}"
+            raise BackendError(text, record.cid) from error
         if kept is not record:
             self._check_same(kept, record)
         elif self._environment.is_observed:

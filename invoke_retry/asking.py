@@ -6,6 +6,8 @@ import asyncio
 from datetime import datetime
 from typing import Any, get_args
 
+import anyio
+
 from invoke_retry import machine
 from invoke_retry.acceptance import Acceptance
 from invoke_retry.backends.base import Backend, Query, at_least
@@ -20,6 +22,8 @@ from invoke_retry.models import CallbackPayload, Invocation, State, utc_time
 from invoke_retry.record import Record, callback_payload, invocation
 from invoke_retry.registry import Service
 from invoke_retry.storable import checked_text
+
+_LOOK_SECONDS = 1.0
 
 
 class Asking:
@@ -67,7 +71,9 @@ class Asking:
 
         Args:
             cid: The id that `invoke` or `invoke_async` returned.
-            timeout: Seconds (or a timedelta) to wait at most; None waits for ever.
+            timeout: Seconds (or a timedelta) to wait at most; None waits for ever. However short
+                it is, an outcome that is known already is given, if the backend answers within
+                one second.
 
         Returns:
             What its callback gets. `attempts` is 1 or more, unless it was ended first.
@@ -90,6 +96,12 @@ class Asking:
                 if not scope.expired():
                     raise
                 if not life.has_ended:
+                    assert limit is not None
+                    # a store may need longer than that for its first answer
+                    with anyio.move_on_after(_LOOK_SECONDS - limit):
+                        record = await self._backend.get(cid)
+                        if record.outcome is not None:
+                            return callback_payload(record)
                     raise TimeoutError(
                         f"no outcome of {cid} within {limit:g} s; the invocation goes on"
                     ) from None
@@ -102,7 +114,7 @@ class Asking:
         self,
         *,
         state: State | None = None,
-        target: str | None = None,
+        target: str | Service[Any, Any] | None = None,
         source: str | None = None,
         error_type: str | None = None,
         limit: int = 100,
@@ -113,6 +125,7 @@ class Asking:
         """Invocations that fit, newest first.
 
         Args:
+            target: A service or its name.
             error_type: The `type` of the latest error.
             limit: How many at most, 1 or more.
             after: A cid; only invocations older than this one.
@@ -129,7 +142,8 @@ class Asking:
                 f"state is {shown(state)}, but must be one of {', '.join(get_args(State))}"
             )
         query = Query(
-            state, target, source, error_type, at_least("limit", limit, 1), after,
+            state, target.name if isinstance(target, Service) else target, source, error_type,
+            at_least("limit", limit, 1), after,
             _timestamp("created_from", created_from),
             _timestamp("created_before", created_before),
         )  # fmt: skip
@@ -205,7 +219,9 @@ class Asking:
 
         Raises:
             InvocationNotFound: No such invocation, or it was pruned after its retention.
+            NotRunning: The coordinator was not entered, or is being left.
         """
+        self._life.running()
         return await self._amend(cid, machine.hasten, self.clock.monotonic()) is not None
 
     async def redeliver(self, cid: str) -> bool:
@@ -216,7 +232,9 @@ class Asking:
 
         Raises:
             InvocationNotFound: No such invocation, or it was pruned after its retention.
+            NotRunning: The coordinator was not entered, or is being left.
         """
+        self._life.running()
         return await self._amend(cid, machine.redeliver, self.clock.monotonic()) is not None
 
     async def resubmit(self, cid: str, *, once: bool = False) -> CorrelationId:

@@ -112,21 +112,35 @@ class Call:
         orig_cid: The id of whoever invoked it.
     """
 
-    # Made for every inline call: no __init__, which would cost as much as a hand-written loop.
+    # Made for every inline attempt: no __init__, which would cost as much as a hand-written loop.
     __slots__ = ("_cid", "_token", "attempt", "repeats", "retry", "service")
 
     retry: InvokeRetry
     service: str
     attempt: int
     repeats: int
-    _cid: str | None
+    _cid: str | Call | None  # not made yet; or that of an earlier attempt, made or not
     _token: Token[Call | Caller | None]  # of `here`: it knows who was running before
 
     @property
     def cid(self) -> CorrelationId:
-        if self._cid is None:  # inline ids are made when somebody looks
-            self._cid = self.retry.new_cid()
-        return self._cid  # type: ignore[return-value]
+        cid = self._cid
+        if cid is None:  # inline ids are made when somebody looks
+            cid = self._cid = self.retry.new_cid()
+        elif isinstance(cid, Call):
+            cid = self._cid = cid.cid
+        return cid  # type: ignore[return-value]
+
+    def following(self) -> Call:
+        """The attempt after this one, which stays as whoever has kept it has seen it."""
+        call = Call()
+        call.retry = self.retry
+        call.service = self.service
+        call.attempt = self.attempt + 1
+        call.repeats = self.repeats
+        call._cid = self if self._cid is None else self._cid
+        call._token = self._token
+        return call
 
     @property
     def orig_cid(self) -> str:

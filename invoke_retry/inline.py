@@ -46,7 +46,7 @@ class Inline:
     """An invocation whose attempts are made here; made when the plain first attempt is not enough.
 
     Args:
-        call: The call under way; its `attempt` is moved on.
+        call: The attempt under way.
         task: The caller's task.
         cancelling: The task's cancellation count at entry.
     """
@@ -120,11 +120,11 @@ class Inline:
 
     async def repeat(self, wait: float) -> Any:
         """Wait, and make the further attempts."""
-        call, function, arguments = self._call, self._service.function, self._arguments
-        is_plain = self._is_plain
+        function, arguments, is_plain = self._service.function, self._arguments, self._is_plain
         while True:
             await asyncio.sleep(wait)
-            call.attempt += 1
+            self._call = call = self._call.following()
+            here.set(call)  # whoever has set it first has the token
             try:
                 response = await (function(*arguments) if is_plain else self.attempt())
             except Exception as error:

@@ -204,7 +204,7 @@ def end(
     if unstarted:
         _uncount(record)
     if record.attempt_at is not None:
-        name = "CancelledError" if reason == "cancelled" else reason
+        name = "TimeoutError" if reason == "deadline" else "asyncio.exceptions.CancelledError"
         _close_attempt(record, utc, Failure(name, "cut off"))
     record.token += 1
     record.parked_because = None

@@ -30,7 +30,7 @@ P = TypeVar("P")
 P_contra = TypeVar("P_contra", contravariant=True)
 R_co = TypeVar("R_co", covariant=True)
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,199}")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,199}")
 
 
 class _Missing(Enum):
@@ -262,7 +262,7 @@ class ServiceRegistry(Mapping[str, Service[Any, Any]]):
         """Register an async callable: a function, a bound method, or an object with one.
 
         Args:
-            name: `[A-Za-z0-9]`, then up to 199 of these and `_`, `.`, `-`.
+            name: `[A-Za-z0-9_]`, then up to 199 of these and `.`, `-`.
             function: Takes nothing, or one payload.
             policy: What a call uses that gives no policy of its own.
             retry_on: Error classes that are retried. An `ExceptionGroup` is if all its leaves are.
@@ -352,8 +352,8 @@ def _callers_locals() -> Mapping[str, Any]:
 def _check_name(name: object) -> None:
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise InvalidService(
-            f"the name of a service is {shown(name)}, but must be a letter or digit and then up "
-            "to 199 letters, digits, '_', '.' or '-' (ASCII); pass one as name="
+            f"the name of a service is {shown(name)}, but must be a letter, digit or '_' and "
+            "then up to 199 of these, '.' or '-' (ASCII); pass one as name="
         )
 
 

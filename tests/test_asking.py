@@ -15,6 +15,7 @@ from invoke_retry import (
     InvalidState,
     Invocation,
     InvokeRetry,
+    NotRunning,
     RetryPolicy,
     ServiceRegistry,
 )
@@ -152,7 +153,7 @@ async def test_get_has_the_last_attempt(world: World, state: State) -> None:
     assert attempt.number == 1
     error = {
         "waiting": "ConnectionError", "failed": "ConnectionError", "parked": "ConnectionError",
-        "cancelled": "CancelledError",
+        "cancelled": "asyncio.exceptions.CancelledError",
     }.get(state)  # fmt: skip
     assert (attempt.error.type if attempt.error else None) == error
     assert (attempt.ended_at is None) == (state == "running")
@@ -281,6 +282,22 @@ async def test_redeliver(world: World, state: State) -> None:
     assert again.model_dump(exclude={"deliveries"}) == before.model_dump(exclude={"deliveries"})
 
 
+async def test_nothing_is_begun_once_it_was_left() -> None:
+    async def work() -> None: ...
+    async def deaf(outcome: CallbackPayload) -> None:
+        raise ValueError
+
+    services = ServiceRegistry()
+    services.register("work", work)
+    services.register("deaf", deaf)
+    async with InvokeRetry(services, callback_policy=RetryPolicy(0, 0)) as retry:
+        cid = await retry.invoke_async("work", repeats=0, seconds=0, callback="deaf")
+    for ask in (retry.redeliver, retry.run_now):
+        with pytest.raises(NotRunning):
+            await ask(cid)
+    assert (await retry.get(cid)).state == "dead"
+
+
 @every_state
 async def test_resubmit(world: World, state: State) -> None:
     old = world.cids[state]
@@ -328,6 +345,10 @@ async def test_resubmit_of_a_dead_letter_that_failed(world: World) -> None:
 @every_state
 async def test_search_by_state(world: World, state: State) -> None:
     assert await world.retry.search(state=state) == [await world.get(state)]
+    (found,) = await world.retry.search(state=state)
+    service = world.retry.services[found.target]
+    by_name = await world.retry.search(target=found.target)
+    assert await world.retry.search(target=service) == by_name != []
     assert await world.retry.search(state=state, after=world.cids[state]) == []
 
 

@@ -12,7 +12,14 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from invoke_retry import Call, CorrelationId, InvokeRetry, ServiceRegistry, current_call
+from invoke_retry import (
+    Call,
+    CorrelationId,
+    InvokeRetry,
+    RetryPolicy,
+    ServiceRegistry,
+    current_call,
+)
 
 FORM = re.compile(r"^K0[0-7][0-9A-HJKMNP-TV-Z]{25}$")
 ONCE: dict[str, Any] = {"repeats": 0, "seconds": 0}
@@ -146,6 +153,33 @@ async def test_what_a_service_and_its_callback_see_in_the_background() -> None:
         with retry.caller("orders.api", cid="request 17"):
             cid = await retry.invoke_async("target", repeats=4, seconds=0, callback="told")
     assert seen == [("target", cid, "request 17", 1, 4), ("told", cid, "request 17", 1, 10)]
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize("mode", ["inline", "observed", "limited", "fallback", "background"])
+async def test_what_was_seen_of_an_attempt_stays(mode: str) -> None:
+    seen: list[Call] = []
+
+    async def target() -> None:
+        seen.append(current_call())
+        if current_call().attempt < 4:
+            raise ValueError
+
+    services = ServiceRegistry()
+    services.register("target", target)
+    retry = InvokeRetry(services, hooks=[lambda event: None] if mode == "observed" else ())
+    policy = RetryPolicy(3, 1, timeout=9 if mode == "limited" else None)
+    async with retry:
+        if mode == "fallback":
+            await retry.invoke("target", policy=policy, async_fallback=True)
+        elif mode == "background":
+            await retry.invoke_async("target", policy=policy)
+        else:
+            await retry.invoke("target", policy=policy)
+    assert [call.attempt for call in seen] == [1, 2, 3, 4]
+    assert len({call.cid for call in reversed(seen)}) == 1
+    assert {(call.service, call.repeats, call.retry) for call in seen} == {("target", 3, retry)}
+    assert {call.orig_cid for call in seen} == {retry.own_caller.cid}
 
 
 @pytest.mark.virtual_time

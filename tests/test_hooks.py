@@ -240,7 +240,7 @@ async def test_a_callback_that_fails_dies_and_is_told_again(world: World) -> Non
     assert world.told() == [delivered(60, 1)]
 
 
-CUT_OFF = {"type": "CancelledError", "message": "cut off"}
+CUT_OFF = {"type": "asyncio.exceptions.CancelledError", "message": "cut off"}
 
 
 @pytest.mark.parametrize(("at", "error"), [(1, CUT_OFF), (4, failure(1))])

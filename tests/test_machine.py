@@ -301,7 +301,9 @@ class TestOutcomes:
         assert record.history == (past_attempt(1, 100.0, 101.0, FAILURE),)
 
     @pytest.mark.parametrize(("reason", "name"), [
-        ("cancelled", "CancelledError"), ("abandoned", "abandoned"), ("deadline", "deadline"),
+        ("cancelled", "asyncio.exceptions.CancelledError"),
+        ("abandoned", "asyncio.exceptions.CancelledError"),
+        ("deadline", "TimeoutError"),
     ])  # fmt: skip
     def test_end_of_what_runs(self, reason: Reason, name: str) -> None:
         record = past("start")

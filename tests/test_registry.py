@@ -45,7 +45,7 @@ def registry(*names: str) -> ServiceRegistry:
 
 
 @pytest.mark.parametrize(
-    "name", ["a", "7", "crm.update", "crm-update_2", "A..b", "x" * 200, "class"]
+    "name", ["a", "7", "_private", "crm.update", "crm-update_2", "A..b", "x" * 200, "class"]
 )
 def test_names(name: str) -> None:
     service = registry(name)[name]

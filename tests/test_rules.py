@@ -4,7 +4,7 @@ import asyncio
 import contextvars
 import gc
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from datetime import timedelta
 from itertools import pairwise
 from typing import Any, Literal
@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field
 
 from invoke_retry import (
     BackendError,
+    BackendFull,
     CallbackPayload,
     CidConflict,
     CorrelationId,
@@ -363,16 +364,55 @@ class Broken(MemoryBackend):
         raise BackendError("the disk is gone", record.cid)
 
 
-async def test_rule_5_accept_fails() -> None:
+class Vague(MemoryBackend):
+    async def accept(self, record: Record) -> Record:
+        raise BackendError("the disk is gone")
+
+
+class Full(MemoryBackend):
+    async def accept(self, record: Record) -> Record:
+        raise BackendFull("no room")
+
+
+class Faulty(MemoryBackend):
+    async def accept(self, record: Record) -> Record:
+        raise OSError("the disk is gone")
+
+
+def ends_by_a_fault(expected: bool) -> AbstractContextManager[object]:
+    """What a backend does not raise on purpose ends the coordinator, too."""
+    return pytest.raises(ExceptionGroup) if expected else nullcontext()
+
+
+@pytest.mark.parametrize("backend", [Broken, Vague, Full, Faulty])
+async def test_rule_5_accept_fails(backend: type[MemoryBackend]) -> None:
     async def target() -> None:
         raise ConnectionError("first")
 
     cid = CorrelationId.from_key("k")
-    async with InvokeRetry(registry(target=target), backend=Broken()) as retry:
-        with pytest.raises(BackendError) as caught:
-            await retry.invoke("target", repeats=1, seconds=1, async_fallback=True, cid=cid)
-    assert caught.value.cid == cid
-    assert isinstance(caught.value.__cause__, ConnectionError)
+    retry = InvokeRetry(registry(target=target), backend=backend())
+    with ends_by_a_fault(backend is Faulty):
+        async with retry:
+            with pytest.raises(BackendError) as caught:
+                await retry.invoke("target", repeats=1, seconds=1, async_fallback=True, cid=cid)
+            assert caught.value.cid == cid
+            assert isinstance(caught.value, BackendFull) is (backend is Full)
+            assert isinstance(caught.value.__cause__, ConnectionError)
+
+
+@pytest.mark.parametrize("backend", [Broken, Vague, Full, Faulty])
+async def test_accept_fails_wholly_in_the_background(backend: type[MemoryBackend]) -> None:
+    async def target() -> None:
+        raise AssertionError
+
+    cid = CorrelationId.from_key("k")
+    with ends_by_a_fault(backend is Faulty):
+        async with InvokeRetry(registry(target=target), backend=backend()) as retry:
+            with pytest.raises(BackendError) as caught:
+                await retry.invoke_async("target", repeats=1, seconds=1, cid=cid)
+            assert (caught.value.cid, isinstance(caught.value, BackendFull)) == (
+                cid, backend is Full,
+            )  # fmt: skip
 
 
 async def test_rule_5_cancelled_in_the_first_attempt_stores_nothing() -> None:

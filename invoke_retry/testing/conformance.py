@@ -288,6 +288,17 @@ class BackendConformance:
         assert (again.resubmit_of, again.source, again.orig_cid) == (old, "shop", "request 7")
         assert (again.payload, again.context, again.attempts) == (3, {"k": 1}, 2)
 
+    async def test_waiting_no_time_finds_what_is_known(self) -> None:
+        stage = Stage()
+        async with self.make_retry(stage) as retry:
+            cid = await retry.invoke_async("hold", 7, repeats=0, seconds=0)
+            with pytest.raises(TimeoutError, match=cid):
+                await retry.wait(cid, timeout=0)
+            with pytest.raises(InvocationNotFound):
+                await retry.wait(UNKNOWN, timeout=0)
+            stage.gate.set()
+            assert await retry.wait(cid) == await retry.wait(cid, timeout=0)
+
     async def test_many_wait_for_one(self) -> None:
         stage = Stage()
         async with self.make_retry(stage) as retry:
