@@ -20,6 +20,8 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from arguments import above_zero, whole
+
 from invoke_retry.testing.nats_server import NatsServer
 
 from .books import Books, balance, growth, unfinished
@@ -100,13 +102,33 @@ def summary(supervisor: Supervisor, books: Books) -> dict[str, object]:
 
 
 def parsed(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="A steady load for minutes to hours.")
-    parser.add_argument("--minutes", type=float, default=10)
-    parser.add_argument("--backend", choices=("sqlite", "memory", "nats"), default="sqlite")
-    parser.add_argument("--rate", type=float, default=30, help="invocations a second")
-    parser.add_argument("--lives", type=int, help="processes, one after the other")
-    parser.add_argument("--png", type=Path, help="where to draw it")
-    parser.add_argument("--seed", type=int, default=random.randrange(2**32))
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.soak", description="A steady load for minutes to hours."
+    )
+    parser.add_argument(
+        "--minutes", type=above_zero, default=20, metavar="M",
+        help="how long (default: %(default)s, the least by which memory is judged)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--backend", choices=("sqlite", "memory", "nats"), default="sqlite",
+        help="where invocations wait (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--rate", type=above_zero, default=30, metavar="R",
+        help="invocations a second (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--lives", type=whole(2), metavar="N",
+        help="processes, one after the other, the first for half of the time (default: one "
+        "for each 5 minutes and one more, from 3 to 13)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--png", type=Path, metavar="FILE", help="where to draw it (default: nowhere)"
+    )
+    parser.add_argument(
+        "--seed", type=whole(0), default=random.randrange(2**32), metavar="N",
+        help="of the times of restarts (default: another one each time)",
+    )  # fmt: skip
     return parser.parse_args(arguments)
 
 

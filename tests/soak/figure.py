@@ -92,12 +92,12 @@ def _judged(panel: Any, quantity: Quantity, parts: list[_Part], samples: Sequenc
     panel.set_title(f"{quantity.name[0].upper()}{quantity.name[1:]}: {words}")
     panel.yaxis.set_major_formatter("{x:,.0f}")
     for part in parts:
-        part.line(panel, [quantity.of(each) for each in part.samples], _BLUE, quantity.name)
+        part.line(panel, [quantity.of(each) for each in part.samples], _BLUE, "_")
     for number, middle in ((3, grown.third), (4, grown.fourth)) if grown else ():
         judged = quarter(long_life(samples), number)
         panel.plot(
             [judged[0].at / parts[0].unit, judged[-1].at / parts[0].unit], [middle, middle],
-            color=_ORANGE, lw=2.4, label="third and fourth quarter of the long life",
+            color=_ORANGE, lw=2.4, label="compared",
         )  # fmt: skip
     figures = [quantity.of(each) for each in samples]
     panel.set_ylim(min(figures) * 0.95, max(figures) * 1.05)
