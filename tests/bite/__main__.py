@@ -18,6 +18,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
+from arguments import names, whole
+
 from .plants import PLANTS, Plant
 from .witness import Seen
 
@@ -86,13 +88,17 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tests.bite", description="Plant faults: the suite must catch each."
     )
-    parser.add_argument("--only", help="cases, by commas")
-    parser.add_argument("--jobs", type=int, default=2, help="how many at a time")
+    cases = [plant.case for plant in PLANTS]
+    parser.add_argument(
+        "--only", type=names("plant", cases), default=cases, metavar="CASES",
+        help="which faults, by commas, such as A1,D7 (default: all)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--jobs", type=whole(), default=2, metavar="N",
+        help="how many are tried at a time (default: %(default)s)",
+    )  # fmt: skip
     options = parser.parse_args(arguments)
-    cases = options.only.split(",") if options.only else [plant.case for plant in PLANTS]
-    plants = [plant for plant in PLANTS if plant.case in cases]
-    if unknown := set(cases) - {plant.case for plant in plants}:
-        parser.error(f"there is no plant for {', '.join(sorted(unknown))}")
+    plants = [plant for plant in PLANTS if plant.case in options.only]
     began, caught = time.perf_counter(), 0
     with ThreadPoolExecutor(options.jobs) as pool:
         planted = [pool.submit(run, plant.tests, plant) for plant in plants]

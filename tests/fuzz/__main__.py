@@ -21,6 +21,8 @@ from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from arguments import above_zero, names, whole
+
 from .arguments import Arguments
 from .called import Cids, Names
 from .kind import Kind
@@ -72,16 +74,31 @@ async def fuzz(name: str, seed: int, rounds: Iterator[int], until: float) -> int
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(description="Throw at it what strangers might.")
-    parser.add_argument("--rounds", type=int, help="of each kind; 100, if --minutes is not given")
-    parser.add_argument("--minutes", type=float, help="for all kinds together")
-    parser.add_argument("--only", default=",".join(KINDS), help="kinds, with commas")
-    parser.add_argument("--start", type=int, default=0, help="the first round")
-    parser.add_argument("--seed", type=int, default=random.randrange(2**32))
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.fuzz", description="Throw at it what strangers might."
+    )
+    parser.add_argument(
+        "--rounds", type=whole(), metavar="N",
+        help="how many of each kind (default: 100, or without end if --minutes is given)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--minutes", type=above_zero, metavar="M",
+        help="how long at most, all kinds together (default: until the rounds are done)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--only", type=names("kind", KINDS), default=list(KINDS), metavar="KINDS",
+        help=f"by commas (default: all of {', '.join(KINDS)})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--start", type=whole(0), default=0, metavar="N",
+        help="the number of the first round (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--seed", type=whole(0), default=random.randrange(2**32), metavar="N",
+        help="of all that is random, with the number of the round (default: another one each time)",
+    )  # fmt: skip
     options = parser.parse_args(arguments)
-    kinds: list[str] = options.only.split(",")
-    if unknown := set(kinds) - set(KINDS):
-        parser.error(f"no kind is named {', '.join(unknown)}; there are {', '.join(KINDS)}")
+    kinds: list[str] = options.only
     print(f"seed {options.seed}", flush=True)
     rounds: int | None = options.rounds or (None if options.minutes else 100)
     failed = 0

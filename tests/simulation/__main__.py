@@ -8,20 +8,42 @@ import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
+from pathlib import Path
 
 from .run import simulate, summary
+
+sys.path.append(str(Path(__file__).parents[1]))  # where modules are looked for when tests are run
+from arguments import whole
 
 _SHOWN = 5
 _CHUNK = 100
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(description="Run seeds, and balance the books of each.")
-    parser.add_argument("--seeds", type=int, default=10_000, help="how many")
-    parser.add_argument("--start", type=int, default=0, help="the first one")
-    parser.add_argument("--backend", choices=("memory", "sqlite"), default="memory")
-    parser.add_argument("--processes", type=int, default=2, help="of this machine that share them")
-    parser.add_argument("--trace", action="store_true", help="print what happens in each")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.simulation", description="Run seeds, and balance the books of each."
+    )
+    parser.add_argument(
+        "--seeds", type=whole(), default=10_000, metavar="N", help="how many (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--start",
+        type=whole(0),
+        default=0,
+        metavar="N",
+        help="the first seed (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--backend", choices=("memory", "sqlite"), default="memory",
+        help="what is simulated (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--processes", type=whole(), default=2, metavar="N",
+        help="of this machine, which share the seeds (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--trace", action="store_true", help="print first what happens in each seed"
+    )
     options = parser.parse_args(arguments)
     end = options.start + options.seeds
     if options.trace:

@@ -2,9 +2,11 @@
 
     python -m tests.soak --minutes 60 [--backend sqlite|memory|nats] [--png FILE] [--seed N]
 
-All three modes are invoked all the time. The worker is ended by SIGTERM and by SIGKILL in turn (in
-memory by SIGTERM alone), and started again; what it uses is printed every few seconds. It ends with
-1 if the books do not balance or something has grown, and then leaves the store where it is.
+All three modes are invoked all the time. The worker is ended by SIGKILL and by SIGTERM in turn (in
+memory by SIGTERM alone), and started again; what it uses is printed every few seconds. Its first
+life takes half of the time, and if that is 10 minutes or more memory is judged by it: by how much
+the median of its fourth quarter is above that of its third. It ends with 1 if the books do not
+balance or something has grown, and then leaves the store where it is.
 """
 
 from __future__ import annotations
@@ -18,20 +20,23 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from arguments import above_zero, whole
+
 from invoke_retry.testing.nats_server import NatsServer
 
-from .books import Books, balance, growth
+from .books import Books, balance, growth, unfinished
 from .figure import draw, pyplot
 from .process import MIB, Sample, check_system
 from .server import Flaky, serving
 from .supervisor import Store, Supervisor
-from .trend import lives, rss_trend, warm
+from .trend import QUANTITIES, SHORTEST, growth_of, long_life
 from .worker import MAX_RUNNING
 
+TOO_SHORT = "too short to judge"
 KEEP = "retention=60&dead_retention=60"  # so that what is finished goes, too, while somebody looks
 COLUMNS = (
-    "seconds", "life", "RSS MiB", "WAL KiB", "store KiB", "files", "threads", "unfinished",
-    "delivered", "dead", "inline",
+    "seconds", "life", "RSS MiB", "WAL KiB", "store KiB", "files", "threads", "objects",
+    "unfinished", "delivered", "dead", "inline",
 )  # fmt: skip
 
 
@@ -56,27 +61,35 @@ def print_sample(each: Sample) -> None:
     counts = each.counts
     print_row((
         f"{each.at:.0f}", each.life, f"{each.rss / MIB:.1f}", each.wal // 1_024,
-        each.store // 1_024, each.fds, each.threads,
-        sum(counts.get(state, 0) for state in ("waiting", "running", "notifying")),
+        each.store // 1_024, each.fds, each.threads, each.objects, unfinished(counts),
         sum(counts.get(state, 0) for state in ("succeeded", "failed", "cancelled")),
         counts.get("dead", 0), each.inline,
     ))  # fmt: skip
 
 
+def judged(samples: Sequence[Sample]) -> dict[str, object]:
+    """What the long life says of memory."""
+    minutes = long_life(samples)[-1].age / 60
+    found = {quantity: growth_of(quantity, samples) for quantity in QUANTITIES}
+    if None in found.values():
+        return {"memory": f"{TOO_SHORT}: a life of {minutes:.1f} minutes, 10 are needed"}
+    return {
+        "of a life, 3rd and 4th quarter": f"{minutes:.1f} minutes",
+        **{f"  {quantity.name}": quantity.shown(each) for quantity, each in found.items() if each},
+    }
+
+
 def summary(supervisor: Supervisor, books: Books) -> dict[str, object]:
     """What is printed at the end."""
     samples = supervisor.samples
-    slope, error = (figure * 3_600 / MIB for figure in rss_trend(samples))
-    first, last = warm(lives(samples)[0])[0], samples[-1]
     kinds = [each.signal for each in supervisor.restarts]
     return {
         "ended by SIGTERM, SIGKILL": f"{kinds.count('SIGTERM')}, {kinds.count('SIGKILL')}",
-        "RSS slope, MiB/hour": f"{slope:+.1f} ± {2 * error:.1f}",
-        "RSS after warm-up, at the end": f"{first.rss / MIB:.1f}, {last.rss / MIB:.1f} MiB",
+        **judged(samples),
         "WAL at most": f"{max(each.wal for each in samples) / MIB:.1f} MiB",
         "store at most": f"{max(each.store for each in samples) / MIB:.1f} MiB",
-        "open files, first and last": f"{first.fds}, {last.fds}",
-        "threads, first and last": f"{first.threads}, {last.threads}",
+        "open files, threads at most": f"{max(each.fds for each in samples)}, "
+        f"{max(each.threads for each in samples)}",
         "inline": dict(sorted(supervisor.inline.items())),
         "accepted": books.accepted,
         "  delivered": books.delivered,
@@ -89,13 +102,33 @@ def summary(supervisor: Supervisor, books: Books) -> dict[str, object]:
 
 
 def parsed(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="A steady load for minutes to hours.")
-    parser.add_argument("--minutes", type=float, default=10)
-    parser.add_argument("--backend", choices=("sqlite", "memory", "nats"), default="sqlite")
-    parser.add_argument("--rate", type=float, default=30, help="invocations a second")
-    parser.add_argument("--lives", type=int, help="processes, one after the other")
-    parser.add_argument("--png", type=Path, help="where to draw it")
-    parser.add_argument("--seed", type=int, default=random.randrange(2**32))
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.soak", description="A steady load for minutes to hours."
+    )
+    parser.add_argument(
+        "--minutes", type=above_zero, default=20, metavar="M",
+        help="how long (default: %(default)s, the least by which memory is judged)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--backend", choices=("sqlite", "memory", "nats"), default="sqlite",
+        help="where invocations wait (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--rate", type=above_zero, default=30, metavar="R",
+        help="invocations a second (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--lives", type=whole(2), metavar="N",
+        help="processes, one after the other, the first for half of the time (default: one "
+        "for each 5 minutes and one more, from 3 to 13)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--png", type=Path, metavar="FILE", help="where to draw it (default: nowhere)"
+    )
+    parser.add_argument(
+        "--seed", type=whole(0), default=random.randrange(2**32), metavar="N",
+        help="of the times of restarts (default: another one each time)",
+    )  # fmt: skip
     return parser.parse_args(arguments)
 
 
@@ -105,7 +138,7 @@ def main(arguments: list[str]) -> int:
     if options.png:
         pyplot()  # that it is missing is said before the hours, not after them
     seconds = options.minutes * 60
-    number = options.lives or max(2, min(round(seconds / 150), 24))
+    number = options.lives or max(2, min(round(seconds / 300), 12)) + 1
     folder, app = Path(tempfile.mkdtemp(prefix="soak-")), Flaky()
     print(f"seed {options.seed}, {options.minutes:g} minutes, {number} lives, {options.backend}, "
           f"{options.rate:g} invocations a second")  # fmt: skip
@@ -128,6 +161,8 @@ def main(arguments: list[str]) -> int:
     for problem in problems:
         print(f"wrong: {problem}")
     verdict = "something is wrong" if problems else "sound"
+    if long_life(supervisor.samples)[-1].age < SHORTEST:
+        verdict += f"; memory: {TOO_SHORT}"
     print(f"verdict: {verdict}")
     if options.png:
         title = (

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import median
 
 from .process import MIB, Sample
 from .server import Flaky
-from .trend import lives, rss_trend, warm
+from .trend import QUANTITIES, growth_of, long_life, quarter
+from .worker import CALLERS, MAX_RUNNING, UNFINISHED
 
-MOST_GROWTH = 0.05  # of the resident set, in the longest life and after its warm-up
-SHORTEST = 60.0  # seconds after the warm-up; less says nothing of hours
 MOST_WAL = 64 * MIB
-MOST_FDS, MOST_THREADS = 32, 2  # more than the first life had
+# more than in the first half of the long life. A call has a connection, and 20 idle ones are kept
+MOST_FDS, MOST_THREADS = CALLERS + MAX_RUNNING + 20, 2
 
 
 @dataclass
@@ -33,6 +34,11 @@ class Books:
             self.problems.append(problem)
 
 
+def unfinished(counts: Mapping[str, int]) -> int:
+    """How many have no outcome yet, or have not told it."""
+    return sum(counts.get(state, 0) for state in UNFINISHED)
+
+
 def balance(
     accepted: set[str], counts: Mapping[str, int], server: Flaky, *, most_repeated: int
 ) -> Books:
@@ -44,7 +50,7 @@ def balance(
         most_repeated: How many callbacks may have been cut off by a kill, and be repeated.
     """
     delivered = sum(counts.get(state, 0) for state in ("succeeded", "failed", "cancelled"))
-    waiting = sum(counts.get(state, 0) for state in ("waiting", "running", "notifying"))
+    waiting = unfinished(counts)
     times = {cid: outcomes.total() for cid, outcomes in server.told.items()}
     books = Books(
         len(accepted), delivered, counts.get("dead", 0), counts.get("parked", 0), waiting,
@@ -75,21 +81,25 @@ def balance(
 
 
 def growth(samples: Sequence[Sample]) -> list[str]:
-    """What has grown that should not have."""
+    """What has grown that should not have; of memory nothing if that was too short to judge."""
     problems: list[str] = []
-    kept = [warm(life) for life in lives(samples)]
-    slope, error = rss_trend(samples)
-    longest = max(life[-1].age - life[0].age for life in kept)
-    rss = sum(each.rss for each in samples) / len(samples)
-    is_growth = slope > 2 * error and slope * longest > MOST_GROWTH * rss
-    if is_growth and longest >= SHORTEST:
-        problems.append(f"memory grows by {slope * 3_600 / MIB:.1f} MiB an hour")
+    life = long_life(samples)
+    for quantity in QUANTITIES:
+        grown = growth_of(quantity, samples)
+        if grown and grown.is_wrong:
+            third, fourth = (
+                median(unfinished(each.counts) for each in quarter(life, number))
+                for number in (3, 4)
+            )
+            problems.append(
+                f"{quantity.name}: {quantity.shown(grown)}; unfinished: {third:,.0f}, {fourth:,.0f}"
+            )
     if (wal := max(each.wal for each in samples)) > MOST_WAL:
         problems.append(f"the log of the store was {wal / MIB:.1f} MiB long")
-    first, rest = kept[0], [each for life in kept[1:] for each in life]
+    early = life[: len(life) // 2 + 1]
     for name, limit in (("fds", MOST_FDS), ("threads", MOST_THREADS)):
-        before = max(getattr(each, name) for each in first)
-        after = max((getattr(each, name) for each in rest), default=before)
+        before = max(getattr(each, name) for each in early)
+        after = max(getattr(each, name) for each in samples)
         if after > before + limit:
-            problems.append(f"{name}: {after}, and {before} in the first life")
+            problems.append(f"{name}: {after}, and {before} in the first half of the long life")
     return problems

@@ -9,7 +9,7 @@ from typing import Any
 
 from .process import MIB, Sample
 from .supervisor import Restart
-from .trend import lives, rss_trend, warm
+from .trend import MEMORY, OBJECTS, Quantity, growth_of, lives, long_life, quarter
 
 _BLUE, _ORANGE, _GREEN, _RED, _GREY = "#2563a8", "#d97706", "#2f855a", "#c53030", "#8a94a3"
 
@@ -34,17 +34,18 @@ def draw(path: Path, title: str, samples: Sequence[Sample], restarts: Iterable[R
     }  # fmt: skip
     with plt.rc_context(style):
         figure, panels = plt.subplots(
-            4, 1, figsize=(11, 12), sharex=True, layout="constrained",
-            gridspec_kw={"height_ratios": [1.3, 1, 1, 1.3]},
+            5, 1, figsize=(11, 14), sharex=True, layout="constrained",
+            gridspec_kw={"height_ratios": [1.3, 1, 1, 1, 1.3]},
         )  # fmt: skip
         figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
         unit, name = (3_600, "hours") if samples[-1].at > 7_200 else (60, "minutes")
         parts = [_Part(life, unit) for life in lives(samples)]
-        _memory(panels[0], parts, samples, unit)
-        _files(panels[1], parts)
-        _descriptors(panels[2], parts)
-        _invocations(panels[3], parts)
-        for panel in panels[1:]:
+        _judged(panels[0], MEMORY, parts, samples)
+        _judged(panels[1], OBJECTS, parts, samples)
+        _files(panels[2], parts)
+        _descriptors(panels[3], parts)
+        _invocations(panels[4], parts)
+        for panel in panels[2:]:
             panel.set_ylim(bottom=0)
         for panel in panels:
             _legend(panel)
@@ -67,7 +68,6 @@ class _Part:
 
     def __init__(self, samples: list[Sample], unit: int) -> None:
         self.samples = samples
-        self.warm = warm(samples)
         self.unit = unit
 
     def line(
@@ -85,26 +85,21 @@ def _legend(panel: Any) -> None:
     )
 
 
-def _memory(panel: Any, parts: list[_Part], samples: Sequence[Sample], unit: int) -> None:
-    slope, error = rss_trend(samples)
-    hour = 3_600 / MIB
-    panel.set_title(
-        f"Resident memory, MiB: {slope * hour:+.1f} ± {2 * error * hour:.1f} an hour when warm"
-    )
+def _judged(panel: Any, quantity: Quantity, parts: list[_Part], samples: Sequence[Sample]) -> None:
+    """What must not grow, and the quarters of the long life by which that is judged."""
+    grown = growth_of(quantity, samples)
+    words = quantity.shown(grown) if grown else "too short to judge"
+    panel.set_title(f"{quantity.name[0].upper()}{quantity.name[1:]}: {words}")
+    panel.yaxis.set_major_formatter("{x:,.0f}")
     for part in parts:
-        part.line(panel, [each.rss / MIB for each in part.samples], _BLUE, "RSS")
-        if len(part.warm) < 2:
-            continue
-        first, last = part.warm[0], part.warm[-1]
-        middle = sum(each.rss for each in part.warm) / len(part.warm) / MIB
-        rise = slope / MIB * (last.at - first.at) / 2
+        part.line(panel, [quantity.of(each) for each in part.samples], _BLUE, "_")
+    for number, middle in ((3, grown.third), (4, grown.fourth)) if grown else ():
+        judged = quarter(long_life(samples), number)
         panel.plot(
-            [first.at / unit, last.at / unit], [middle - rise, middle + rise],
-            color=_ORANGE, lw=2.4, ls=(0, (3, 1)), label="the common slope",
+            [judged[0].at / parts[0].unit, judged[-1].at / parts[0].unit], [middle, middle],
+            color=_ORANGE, lw=2.4, label="compared",
         )  # fmt: skip
-        begins = part.samples[0].at / unit
-        panel.axvspan(begins, first.at / unit, color="#eef1f5", zorder=-1, label="warm-up")
-    figures = [each.rss / MIB for each in samples]
+    figures = [quantity.of(each) for each in samples]
     panel.set_ylim(min(figures) * 0.95, max(figures) * 1.05)
 
 

@@ -19,6 +19,7 @@ class Sample(NamedTuple):
         life: Which process it was, from 0.
         age: Seconds since that process was ready.
         rss, wal, store: Bytes.
+        objects: How many the garbage collector knew after its last collection, as the process says.
         counts: How many invocations are in each state, as the process says.
         inline: How many inline calls of this life have ended.
     """
@@ -31,6 +32,7 @@ class Sample(NamedTuple):
     store: int
     fds: int
     threads: int
+    objects: int
     counts: dict[str, int]
     inline: int
 

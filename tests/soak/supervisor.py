@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 from chaos.children import environment
 from chaos.journal import Journal
@@ -52,6 +52,14 @@ class Store(NamedTuple):
         return self.path.with_name(f"{self.path.name}-wal") if self.path else None
 
 
+class Status(TypedDict):
+    """What a worker writes of itself; `objects` are those that the garbage collector knows."""
+
+    counts: dict[str, int]
+    inline: dict[str, int]
+    objects: int
+
+
 class Supervisor:
     """One store, and one worker after the other.
 
@@ -74,13 +82,20 @@ class Supervisor:
         self.problems: list[str] = []
 
     def soak(self, seconds: float, lives: int) -> None:
-        """So many processes one after the other; the last one finishes what the others left."""
+        """So many processes, one after the other, then one that finishes what they have left.
+
+        The first one takes half of the time: by it memory is judged. It is killed at its end if
+        the store bears that, and so is every other one after it but the last.
+
+        Args:
+            lives: Two or more.
+        """
         for life in range(lives):
+            is_first, is_last = life == 0, life == lives - 1
             # not all of one length: restarts must not fall into step with anything
-            length = seconds / lives * self._chance.uniform(0.8, 1.2)
-            is_last = life == lives - 1
-            until = seconds if is_last else self._now + length
-            is_kill = self._store.can_be_killed and life % 2 == 1 and not is_last
+            length = seconds / 2 / (lives - 1) * self._chance.uniform(0.8, 1.2)
+            until = seconds / 2 if is_first else seconds if is_last else self._now + length
+            is_kill = self._store.can_be_killed and life % 2 == 0 and not is_last
             self._live(life, until, signal.SIGKILL if is_kill else signal.SIGTERM)
         self._drain()
         if self._store.can_be_killed:
@@ -163,7 +178,8 @@ class Supervisor:
             return
         sample = Sample(
             self._now, life, age, used.rss, size(wal) if wal else 0, size(path) if path else 0,
-            used.fds, used.threads, told["counts"], sum(told["inline"].values()),
+            used.fds, used.threads, told["objects"], told["counts"],
+            sum(told["inline"].values()),
         )  # fmt: skip
         self.samples.append(sample)
         self._told(sample)
@@ -174,11 +190,11 @@ class Supervisor:
         self.inline += Counter(told["inline"])
         self.counts += Counter(told["counts"])
 
-    def _status(self) -> dict[str, dict[str, int]]:
+    def _status(self) -> Status:
         try:
-            told: dict[str, dict[str, int]] = json.loads((self._folder / "status").read_text())
+            told: Status = json.loads((self._folder / "status").read_text())
         except FileNotFoundError:
-            return {"counts": {}, "inline": {}}
+            return {"counts": {}, "inline": {}, "objects": 0}
         return told
 
     async def _ask(self) -> dict[str, int]:

@@ -1,27 +1,81 @@
-"""How fast something grows, over lives that begin anew each time."""
+"""What grows within one long life: medians, which a step or a high-water mark does not fool."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from math import sqrt
-from typing import NamedTuple
+from statistics import median
+from typing import Literal, NamedTuple
 
-from .process import Sample
+from .process import MIB, Sample
 
-WARM_UP = 1 / 3  # of each life, but no more than:
-LONGEST_WARM_UP = 120.0
+# ten minutes, less the start of the process and the time to its last look; what an allocator
+# keeps for itself rises for minutes, so that less says nothing of hours
+SHORTEST = 590.0
+MOST_GROWTH = 0.05  # from one quarter to the next
 
 
-class Trend(NamedTuple):
-    """A straight line through what was measured.
+class Quantity(NamedTuple):
+    """Something of a sample that should not grow.
 
     Attributes:
-        slope: A second.
-        error: Its standard error, as if all samples were independent.
+        unit: How many of the sample's own are one of what is shown.
+        places: How many digits are shown behind the point.
     """
 
-    slope: float
-    error: float
+    name: str
+    attribute: Literal["rss", "objects"]
+    unit: int
+    places: int
+
+    def of(self, sample: Sample) -> float:
+        """How much it was."""
+        return float(getattr(sample, self.attribute)) / self.unit
+
+    def shown(self, grown: Growth) -> str:
+        """Both quarters, and what that would make in an hour."""
+        figures = (f"{each:,.{self.places}f}" for each in (grown.third, grown.fourth))
+        return (
+            f"{', '.join(figures)}: {grown.share:+.1%}, {grown.per_hour:+,.{self.places}f} an hour "
+            f"(wrong above {grown.most_per_hour:+,.{self.places}f})"
+        )
+
+
+MEMORY = Quantity("memory, MiB", "rss", MIB, 1)
+OBJECTS = Quantity("Python objects", "objects", 1, 0)
+QUANTITIES = (MEMORY, OBJECTS)
+
+
+class Growth(NamedTuple):
+    """What a life had of something in its third and in its fourth quarter.
+
+    Attributes:
+        third, fourth: The medians.
+        seconds: From the middle of the one to the middle of the other: a quarter of the life.
+    """
+
+    third: float
+    fourth: float
+    seconds: float
+
+    @property
+    def share(self) -> float:
+        """By how much it has grown, as a part of what it was."""
+        return self.fourth / self.third - 1 if self.third else 0.0
+
+    @property
+    def per_hour(self) -> float:
+        """By how much it would grow in an hour that goes on so."""
+        return (self.fourth - self.third) / self.seconds * 3_600
+
+    @property
+    def most_per_hour(self) -> float:
+        """The slowest growth that is called wrong."""
+        return MOST_GROWTH * self.third / self.seconds * 3_600
+
+    @property
+    def is_wrong(self) -> bool:
+        """Whether it is more than what varies anyhow."""
+        return self.share > MOST_GROWTH
 
 
 def lives(samples: Iterable[Sample]) -> list[list[Sample]]:
@@ -32,29 +86,28 @@ def lives(samples: Iterable[Sample]) -> list[list[Sample]]:
     return list(found.values())
 
 
-def warm(life: Sequence[Sample]) -> list[Sample]:
-    """Those after the warm-up."""
-    begins = min(life[-1].age * WARM_UP, LONGEST_WARM_UP)
-    return [each for each in life if each.age >= begins]
+def long_life(samples: Iterable[Sample]) -> list[Sample]:
+    """The first one, which lasts for half of a soak."""
+    return lives(samples)[0]
 
 
-def trend(parts: Iterable[Sequence[tuple[float, float]]]) -> Trend:
-    """One slope for all parts, each of which may begin at a level of its own: least squares."""
-    points: list[tuple[float, float]] = []
-    number = 0
-    for part in filter(None, parts):
-        number += 1
-        x0, y0 = (sum(each) / len(part) for each in zip(*part, strict=True))
-        points += [(x - x0, y - y0) for x, y in part]
-    square = sum(x * x for x, _ in points)
-    if not square:
-        return Trend(0.0, 0.0)
-    slope = sum(x * y for x, y in points) / square
-    free = len(points) - number - 1
-    rest = sum((y - slope * x) ** 2 for x, y in points)
-    return Trend(slope, sqrt(rest / free / square) if free > 0 else 0.0)
+def quarter(life: Sequence[Sample], number: int) -> list[Sample]:
+    """Those of a life's first, second, third or fourth quarter, from 1."""
+    length = life[-1].age / 4
+    last = number == 4
+    return [
+        each
+        for each in life
+        if (number - 1) * length <= each.age and (last or each.age < number * length)
+    ]
 
 
-def rss_trend(samples: Sequence[Sample]) -> Trend:
-    """Bytes a second of the resident set, after the warm-up of each life."""
-    return trend([[(each.age, float(each.rss)) for each in warm(life)] for life in lives(samples)])
+def growth_of(quantity: Quantity, samples: Sequence[Sample]) -> Growth | None:
+    """In the long life; None if it was too short to judge."""
+    life = long_life(samples)
+    if life[-1].age < SHORTEST:
+        return None
+    third, fourth = (
+        median(quantity.of(each) for each in quarter(life, number)) for number in (3, 4)
+    )
+    return Growth(third, fourth, life[-1].age / 4)

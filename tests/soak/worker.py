@@ -7,6 +7,7 @@ second; what it has begun and what was accepted is in the journal.
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -38,6 +39,7 @@ from .orders import CALLBACK_POLICY, POLICY, Order, cid, mode, order
 CALLERS: Final = 16
 MAX_RUNNING: Final = 16
 GRACE: Final = 5.0
+COLLECT_EVERY: Final = 30.0  # seconds; a full collection stops all else
 UNFINISHED: Final = ("waiting", "running", "notifying")
 
 
@@ -90,6 +92,7 @@ class Life:
         self._numbers: Iterator[int] = chain(doubts, count(first) if rate else ())
         self._inline = Counter[str]()
         self._leave = asyncio.Event()
+        self._objects = 0
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
@@ -159,12 +162,17 @@ class Life:
             counts = await retry.counts()
 
     async def _tell_status(self, retry: InvokeRetry) -> None:
+        loop, count_at = asyncio.get_running_loop(), 0.0
         while True:
+            if loop.time() >= count_at:
+                count_at = loop.time() + COLLECT_EVERY
+                gc.collect()
+                self._objects = len(gc.get_objects())
             await self._write_status(retry)
             await asyncio.sleep(0.5)
 
     async def _write_status(self, retry: InvokeRetry) -> None:
-        told = {"counts": await retry.counts(), "inline": self._inline}
+        told = {"counts": await retry.counts(), "inline": self._inline, "objects": self._objects}
         other = self._status.with_suffix(".new")
         other.write_text(json.dumps(told))
         other.replace(self._status)
