@@ -9,9 +9,10 @@ import pytest
 from store_help import MovableClock, Stage, ask, eventually, reaches, tamper, until
 
 from invoke_retry import CorrelationId, InvokeRetry, RetryPolicy
-from invoke_retry.backends.sqlite import store
+from invoke_retry.backends.sqlite import store, working
 
 DAY, HOUR, YEAR = 86_400.0, 3_600.0, 365 * 86_400.0
+AGES = 50.0  # seconds that no such test takes
 STEPS = {"-1 d": -DAY, "-1 h": -HOUR, "+1 h": HOUR, "+10 y": 10 * YEAR}
 
 
@@ -107,6 +108,23 @@ async def test_a_step_prunes_nothing(path: Path, step: str) -> None:
         clock.utc_offset += STEPS[step]
         await tidied(path)
         assert (await retry.get(cid)).state == "succeeded"
+
+
+async def test_deadlines_pass_while_there_is_no_room(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They were seen once a second, by what is done from time to time."""
+    monkeypatch.setattr(working, "_TIDY_SECONDS", AGES)
+    stage = Stage("hold")
+    async with stage.on(path, max_running=1) as retry:
+        await retry.invoke_async("hold", repeats=0, seconds=0)
+        await until(lambda: bool(stage.calls))
+        for deadline in (0.3, 0.01, 0.1):
+            policy = RetryPolicy(0, 0, deadline=deadline)
+            cid = await retry.invoke_async("hold", deadline, policy=policy)
+            outcome = await retry.wait(cid, timeout=AGES)
+            assert (outcome.reason, outcome.attempts) == ("deadline", 0)
+        stage.gate.set()
 
 
 async def test_a_deadline_is_no_wall_clock_time(path: Path) -> None:

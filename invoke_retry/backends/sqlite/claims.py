@@ -111,10 +111,16 @@ def look(store: Store, demand: Mapping[str, int], room: int) -> Look:
     look.is_more = look.is_more or len(in_turn) > room
     for row in in_turn[:room]:
         _take(store, row, look)
-    soonest = store.db.execute("SELECT min(deadline) FROM invocation WHERE deadline IS NOT NULL")
-    if isinstance(deadline := soonest.fetchone()[0], int | float):  # a spoilt one is none
-        look.next_due = min(look.next_due, deadline - store.shift)
+    look.next_due = min(look.next_due, next_deadline(store))
     return look
+
+
+def next_deadline(store: Store) -> float:
+    """When the soonest deadline passes, on the monotonic clock; infinite if there is none."""
+    soonest = store.db.execute("SELECT min(deadline) FROM invocation WHERE deadline IS NOT NULL")
+    deadline = soonest.fetchone()[0]
+    is_time = isinstance(deadline, int | float)  # a spoilt one is none
+    return deadline - store.shift if is_time else float("inf")
 
 
 def services_with_work(db: sqlite3.Connection) -> list[Any]:

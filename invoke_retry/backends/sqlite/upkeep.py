@@ -9,7 +9,7 @@ from typing import Any
 
 from invoke_retry import machine
 from invoke_retry.backends.sqlite import rows
-from invoke_retry.backends.sqlite.claims import Look, services_with_work
+from invoke_retry.backends.sqlite.claims import Look, next_deadline, services_with_work
 from invoke_retry.backends.sqlite.files import FileLock, beside
 from invoke_retry.backends.sqlite.rows import COLUMNS, KEPT, READY, SPOILT, Stored
 from invoke_retry.backends.sqlite.seats import service_names
@@ -110,6 +110,7 @@ class Upkeep:
             self._known, self._parked_before = services, self._store.now
         self._park_the_spoilt()
         self._pass_deadlines(look.ended)
+        look.next_due = next_deadline(self._store)
         self._prune(look.ended)
         self._park_unknown(services, look.parked)
         self._unpark(services)

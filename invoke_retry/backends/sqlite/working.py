@@ -19,7 +19,7 @@ from invoke_retry.backends.sqlite.upkeep import Upkeep
 from invoke_retry.clock import Clock
 from invoke_retry.record import Record
 
-_TIDY_SECONDS = 1.0
+_TIDY_SECONDS, _TIDY_SOON_SECONDS = 1.0, 0.1
 _LONGEST_TIMER = 60.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0
 
@@ -145,6 +145,8 @@ class Working:
     def _on_timer(self) -> None:
         self._timer, self._timer_at = None, float("inf")
         self.may_be_due()
+        if not self._is_looking:  # there is no room, but a deadline passes all the same
+            self._tidy_within(_TIDY_SOON_SECONDS)
 
     # What is done from time to time, and what others did.
 
@@ -154,7 +156,7 @@ class Working:
         if self._is_paused:
             return
         if self._is_looking:
-            self._tidy_later(_TIDY_SECONDS / 10)
+            self._tidy_within(_TIDY_SOON_SECONDS)
             return
         self._is_looking = True
         upkeep, held, known = self._upkeep, dict(self.held), tuple(self._runner.services)
@@ -169,6 +171,7 @@ class Working:
                 self._untroubled()
             self._runner.hold_back(found.paused)
             self._tell_ended(found.ended)
+            self.set_timer(found.next_due)
             for record in found.parked:
                 self._runner.parked(record)
             if not self._is_paused:
@@ -176,11 +179,18 @@ class Working:
                     self.held[stored.record.cid] = stored.record.token
                     self._runner.start(StoredClaim(stored.id, stored.record), died=True)
             self.may_be_due()
-        self._tidy_later(_TIDY_SECONDS)
+        self._tidy_within(_TIDY_SECONDS)
 
-    def _tidy_later(self, seconds: float) -> None:
-        if not self._is_stopped:
-            self._tidy_timer = asyncio.get_running_loop().call_later(seconds, self.tidy)
+    def _tidy_within(self, seconds: float) -> None:
+        if self._is_stopped:
+            return
+        loop = asyncio.get_running_loop()
+        when = loop.time() + seconds
+        if self._tidy_timer is not None:
+            if self._tidy_timer.when() <= when:
+                return
+            self._tidy_timer.cancel()
+        self._tidy_timer = loop.call_at(when, self.tidy)
 
     def _tell_ended(self, ended: Sequence[Record]) -> None:
         for record in ended:
