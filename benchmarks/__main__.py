@@ -19,7 +19,7 @@ from benchmarks.inline import failures, success
 from benchmarks.machine import load, machine, missing
 from benchmarks.nats import nats
 from benchmarks.report import as_json, print_machine, print_section
-from benchmarks.rows import Section
+from benchmarks.rows import FULL, Section
 from benchmarks.size import measured_finished, measured_waiting
 from benchmarks.sqlite import sqlite
 
@@ -109,7 +109,7 @@ def main() -> None:
         parser.error(f"{absent}, or leave the charts out: --no-charts")
 
     logging.disable(logging.CRITICAL)
-    number = 1_000_000 if arguments.full else 100_000
+    number = FULL if arguments.full else 100_000
     facts = {**machine(), "rounds": arguments.rounds, "number": number}
     print_machine(facts)
     sections: list[Section] = []

@@ -22,6 +22,14 @@ class Budget:
         return f"{self.sign} {self.limit:,.4g}"
 
 
+FULL = 1_000_000  # what budgets of large numbers are for
+
+
+def short_of_full(number: int) -> str:
+    """The note of a row whose budget is for more than was measured; empty if it is not."""
+    return "" if number >= FULL else f"at {number:,}; the budget is for {FULL:,}: --full"
+
+
 @dataclass(frozen=True)
 class Row:
     """One figure: the median of its samples.

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.background import CONTEXT, PAYLOAD, Load, deliver
-from benchmarks.rows import Budget, Row, Section
+from benchmarks.rows import Budget, Row, Section, short_of_full
 from invoke_retry import InvokeRetry, ServiceRegistry
 
 AT_A_TIME = 1_000
@@ -103,17 +103,21 @@ def measured(what: str, number: int) -> float:
 
 
 def measured_waiting(number: int) -> Section:
-    limit = Budget("<=", 1_024)
+    limit, note = Budget("<=", 1_024), short_of_full(number)
     task = Row("a task of asyncio that sleeps", "B", [measured("sleeping", number)])
     rows = [
-        Row("for its first attempt", "B", [measured("accepted", number)], limit, beside=[task]),
-        Row("after a failed attempt", "B", [measured("failed", number)], limit, beside=[task]),
+        Row(what, "B", [measured(case, number)], limit, note, beside=[task])
+        for what, case in (
+            ("for its first attempt", "accepted"),
+            ("after a failed attempt", "failed"),
+        )
     ]
     return Section("waiting", f"Memory of each of {number:,} that wait", ("invoke-retry",), rows)
 
 
 def measured_finished(number: int) -> Section:
-    growth = Row("growth of the process", "%", [measured("finished", number)], Budget("<=", 5))
+    limit, note = Budget("<=", 5), short_of_full(number)
+    growth = Row("growth of the process", "%", [measured("finished", number)], limit, note)
     title = f"Memory while {number:,} are finished, after a warm-up of {WARM_UP:,}"
     return Section("finished", title, ("invoke-retry",), [growth])
 

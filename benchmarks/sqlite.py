@@ -23,7 +23,7 @@ from typing import Any
 
 from benchmarks.background import CONTEXT, PAYLOAD, Inbox, deliver
 from benchmarks.machine import missing
-from benchmarks.rows import Budget, Row, Section
+from benchmarks.rows import Budget, Row, Section, short_of_full
 from benchmarks.size import resident_bytes
 from benchmarks.timing import rates
 from invoke_retry import InvokeRetry, ServiceRegistry
@@ -213,6 +213,7 @@ def sqlite(rounds: int, number: int) -> Section:
     in_folders = {name: partial(in_a_folder, case) for name, case in cases.items()}
     found = asyncio.run(rates(in_folders, rounds))
     took, grown = started(number)
+    note = short_of_full(number)
     return Section(
         "sqlite",
         f"SQLite with a sync for each commit, {IN_FLIGHT} in flight",
@@ -226,8 +227,11 @@ def sqlite(rounds: int, number: int) -> Section:
                 "accept to callback / accept", CALLED_BACK, ACCEPT, Budget(">=", 1 / 3),
                 beside=[ACCEPT],
             ),
-            Row(f"start with {number:,} stored", "s", [took], Budget("<=", 5)),
-            Row(f"memory of a start with {number:,} stored", "MB", [grown / 1e6], Budget("<=", 50)),
+            Row(f"start with {number:,} stored", "s", [took], Budget("<=", 5), note),
+            Row(
+                f"memory of a start with {number:,} stored", "MB", [grown / 1e6], Budget("<=", 50),
+                note,
+            ),
             *(
                 Row(f"accept to callback, processes: {count}", "/s", [together(count)])
                 for count in (1, 2, 4)

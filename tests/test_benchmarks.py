@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import charts, machine
+from benchmarks import charts, machine, size, sqlite
 from benchmarks.inline import success
 from benchmarks.nats import nats
 from benchmarks.report import as_json, print_machine, print_section
 from benchmarks.rows import Budget, Row, Section
+from benchmarks.timing import Rounds
 
 ROOT = Path(__file__).parents[1]
 ABSENT = "tenacity is not installed: pip install 'invoke-retry[bench]'"
@@ -104,6 +105,29 @@ async def test_a_library_that_is_not_installed_is_a_row_that_says_so() -> None:
     assert ours.figure is not None
     assert [row.note for row in ours.beside if row.what == "tenacity"] == [ABSENT]
     assert (beside_tenacity.verdict, beside_tenacity.note) == ("not measured", ABSENT)
+
+
+def test_a_budget_for_a_million_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def measured(what: str, number: int) -> float:
+        return 9.0
+
+    def started(number: int) -> tuple[float, float]:
+        return 9.0, 9.0
+
+    async def rates(cases: object, rounds: int) -> Rounds:
+        return Rounds({}, "/s")
+
+    monkeypatch.setattr(size, "measured", measured)
+    for name, stub in (("started", started), ("rates", rates), ("together", float)):
+        monkeypatch.setattr(sqlite, name, stub)
+    for number, note in (
+        (100_000, "at 100,000; the budget is for 1,000,000: --full"), (1_000_000, ""),
+    ):  # fmt: skip
+        sections = (
+            size.measured_waiting(number), size.measured_finished(number), sqlite.sqlite(3, number),
+        )  # fmt: skip
+        judged = [row for section in sections for row in section.rows if row.budget and row.samples]
+        assert [row.note for row in judged] == [note] * 5
 
 
 @pytest.mark.usefixtures("_nothing_installed")

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc"
 @pytest.mark.parametrize("backend", ["sqlite", "memory"])
 def test_some_seconds_with_a_restart(backend: str, tmp_path: Path) -> None:
     picture = tmp_path / "soak.png"
-    words = f"--minutes 0.3 --lives 3 --seed 1 --backend {backend}".split()
+    words = f"--minutes 0.3 --seed 1 --backend {backend}".split()
     if backend == "sqlite":
         pytest.importorskip("matplotlib")
         words += ["--png", str(picture)]
