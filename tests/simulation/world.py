@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
 from collections.abc import Coroutine
 from contextlib import suppress
 from contextvars import copy_context
@@ -14,7 +13,7 @@ from typing import Any
 from invoke_retry import Invocation, InvokeRetry, ServiceRegistry
 from invoke_retry.backends import Backend, MemoryBackend
 
-from .calls import Calls
+from .calls import CALLER, Calls
 from .journal import Journal
 from .loop import PROCESS, Process, SeededLoop
 from .plan import CALLBACKS, TARGETS, Job, Order, draw_job, draw_shape
@@ -111,20 +110,20 @@ class World:
         self.epochs: list[tuple[list[Invocation], dict[str, int]]] = []
         self.problems: list[str] = []
         self.left_cids: set[str] = set()
+        self.logged = 0
         self._processes = 0
         self._is_over = False
         Order.is_refused = False
 
     def write(
-        self, kind: str, cid: str = "", number: int = 0, text: str = "", caller: int = 0
-    ) -> None:
+        self, kind: str, cid: str = "", number: int = 0, text: str = "", caller: int = 0,
+        detail: str = "",
+    ) -> None:  # fmt: skip
         """Write a line into the journal, unless whoever does is dead."""
         process = PROCESS.get()
         if not self._is_over and (process is None or not process.is_dead):
-            at = self.loop.time()
-            self.journal.write(
-                at, process.number if process else 0, kind, str(cid), number, text, caller
-            )
+            at, by = self.loop.time(), process.number if process else 0
+            self.journal.write(at, by, kind, str(cid), number, text, caller, detail)
 
     def backend(self) -> Backend:
         """Where the next life keeps what it accepts."""
@@ -146,7 +145,7 @@ class World:
 
     def accepted(self, job: Job, cid: str, how: str) -> None:
         """Somebody has got an id."""
-        self.write("accepted", cid, job.n, how)
+        self.write("accepted", cid, job.n, how, CALLER.get())
         job.cids.append(cid)
         if cid not in self.by_cid:
             self.by_cid[cid] = job
@@ -326,10 +325,9 @@ class Ears(logging.Handler):
     def __init__(self, world: World) -> None:
         super().__init__()
         self._world = world
-        self.lines = Counter[str]()
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.lines[record.levelname] += 1
+        self._world.logged += 1
         if record.levelno >= logging.ERROR:
             text = record.getMessage()
             if text.startswith("left with "):
