@@ -11,9 +11,12 @@ from . import (
     audit_attempts,
     audit_balance,
     audit_callers,
+    audit_content,
+    audit_decisions,
     audit_deliveries,
     audit_inline,
     audit_leaving,
+    audit_limits,
     audit_outcomes,
 )
 from .evidence import Evidence
@@ -27,6 +30,9 @@ _AUDITS = (
     audit_attempts.check,
     audit_outcomes.check,
     audit_deliveries.check,
+    audit_content.check,
+    audit_limits.check,
+    audit_decisions.check,
 )
 
 

@@ -22,7 +22,7 @@ from .world import NAMES, World
 
 HAIR = 1e-5
 """Seconds by which times may differ that are the same: recorded ones have microseconds."""
-_STORE_SECONDS = 2.0
+STORE_SECONDS = 2.0
 _DISTURBING = ("start", "leaving", "left", "killed", "drain")
 _ENDS_OF = {"begin": ("end",), "told": ("took", "refused")}
 
@@ -258,7 +258,7 @@ class Evidence:
         """
         late = max(0.0, begun.at - due)
         if not self.is_memory:
-            late = max(0.0, late - _STORE_SECONDS)
+            late = max(0.0, late - STORE_SECONDS)
         if late <= HAIR or not self._is_free(service, begun.place):
             return 0
         disturbed = any(

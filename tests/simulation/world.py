@@ -49,6 +49,7 @@ class Life:
             random=Random(world.chance.random()),
             hooks=[self._hear] if shape.is_observed else (),
         )
+        world.own_cids.add(self.retry.own_caller.cid)
 
     def add_services(self, names: tuple[str, ...]) -> None:
         self._world.services.register(self.services, names)
@@ -90,6 +91,8 @@ class World:
     """What a seed stands for.
 
     Attributes:
+        own_cids: What coordinators give as `orig_cid` outside any service.
+        logged: How many lines they have logged.
         epochs: Of each store that has come to its end: its records, and its counts.
         problems: What was seen to be wrong while it ran.
     """
@@ -110,6 +113,7 @@ class World:
         self.epochs: list[tuple[list[Invocation], dict[str, int]]] = []
         self.problems: list[str] = []
         self.left_cids: set[str] = set()
+        self.own_cids: set[str] = set()
         self.logged = 0
         self._processes = 0
         self._is_over = False
