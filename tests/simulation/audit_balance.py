@@ -5,27 +5,35 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from invoke_retry import Invocation
-
+from . import audit_retention
 from .evidence import Evidence, key
 from .journal import Line
+from .world import Epoch
 
 _MAY_BE_ACCEPTED = ("cut", "own CancelledError", "BackendError", "NotRunning")
 
 
 def check(evidence: Evidence) -> Iterator[str]:
-    for records, counts in evidence.world.epochs:
-        yield from _counts(records, counts)
+    for epoch in evidence.world.epochs:
+        yield from _counts(evidence, epoch)
     for cid, story in evidence.stories.items():
-        if story.of("accepted") and cid not in evidence.records:
+        accepted = story.of("accepted") if cid not in evidence.records else ()
+        if accepted and not audit_retention.may_be_pruned(evidence, story):
             yield f"{key(cid)} I1: was accepted, and is lost"
     yield from _asked_for(evidence)
     yield from _once(evidence)
 
 
-def _counts(records: list[Invocation], counts: dict[str, int]) -> Iterator[str]:
-    found = Counter[str](record.state for record in records)
-    if any(counts[state] != found[state] for state in counts):
+def _counts(evidence: Evidence, epoch: Epoch) -> Iterator[str]:
+    """Whether all are counted, and also those that are pruned."""
+    found, counts = Counter[str](record.state for record in epoch.records), Counter(epoch.counts)
+    pruned = sum(
+        cid not in evidence.records
+        and any(line.process == epoch.process for line in story.of("accepted"))
+        for cid, story in evidence.stories.items()
+    )
+    missing = (counts - found).total()
+    if found - counts or missing < pruned or (missing and evidence.shape.retention is None):
         yield f"I1: the counts are {counts}, but there are {found}"
 
 

@@ -18,6 +18,7 @@ from . import (
     audit_leaving,
     audit_limits,
     audit_outcomes,
+    audit_retention,
 )
 from .evidence import Evidence
 from .world import World
@@ -33,6 +34,7 @@ _AUDITS = (
     audit_content.check,
     audit_limits.check,
     audit_decisions.check,
+    audit_retention.check,
 )
 
 

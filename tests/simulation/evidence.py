@@ -17,7 +17,7 @@ from invoke_retry import Invocation
 
 from .journal import Line
 from .loop import EPOCH
-from .plan import HANG, LINGER, Job, Step
+from .plan import LINGER, Job, Step
 from .world import NAMES, World
 
 HAIR = 1e-5
@@ -34,24 +34,18 @@ class Play(NamedTuple):
         end: Where it did not end itself, the end of its process, or of all time.
         is_own: Whether it ended itself.
         step: What it was to do.
+        planned: When it is over if nobody cuts it; None if that hangs on others.
     """
 
     begin: Line
     end: Line
     is_own: bool
     step: Step
+    planned: float | None
 
     @property
     def number(self) -> int:
         return self.begin.number
-
-    @property
-    def planned(self) -> float | None:
-        """When it is over if nobody cuts it; None if that hangs on others."""
-        kind, seconds = self.step
-        if kind == "nest":
-            return None
-        return self.begin.at + (HANG if kind == "hang" else seconds)
 
     @property
     def cut_at(self) -> float | None:
@@ -120,8 +114,8 @@ class Evidence:
         self.leavings = dict[int, Line]()
         self.kills = list[Line]()
         self.records = dict[str, Invocation]()
-        for records, _ in world.epochs:
-            self.records.update((str(record.call_cid), record) for record in records)
+        for epoch in world.epochs:
+            self.records.update((str(record.call_cid), record) for record in epoch.records)
         for line in self.lines:
             self._sort(line)
         for cid in self.records:
@@ -154,7 +148,9 @@ class Evidence:
             step = steps[min(begin.number, len(steps)) - 1]
             never = begin._replace(at=inf, place=10**9, text="")
             other = self.ends.get(begin.process, never)
-            yield Play(begin, end or other, end is not None, step)
+            seconds = self.shape.hang if step.kind == "hang" else step.seconds
+            planned = None if step.kind == "nest" else begin.at + seconds
+            yield Play(begin, end or other, end is not None, step, planned)
 
     def _is_end(self, line: Line, begin: Line) -> bool:
         return (

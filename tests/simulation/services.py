@@ -11,7 +11,7 @@ from invoke_retry import CallbackPayload, RetryAfter, ServiceRegistry, current_c
 
 from .calls import CALLER
 from .loop import PROCESS
-from .plan import HANG, LINGER, Order, Step
+from .plan import LINGER, Order, Step
 from .saying import error_text, value_text
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class Services:
         kind, seconds = step
         try:
             if seconds or kind == "hang":
-                await asyncio.sleep(HANG if kind == "hang" else seconds)
+                await asyncio.sleep(self._world.shape.hang if kind == "hang" else seconds)
         except asyncio.CancelledError:
             process = PROCESS.get()
             if process is None or process.is_dead:

@@ -8,7 +8,7 @@ from collections.abc import Coroutine
 from contextlib import suppress
 from contextvars import copy_context
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 from invoke_retry import Invocation, InvokeRetry, ServiceRegistry
 from invoke_retry.backends import Backend, MemoryBackend
@@ -87,20 +87,36 @@ class Life:
         write("left")
 
 
+class Epoch(NamedTuple):
+    """A store that has come to its end.
+
+    Attributes:
+        process: The number of the last one that had it.
+        at: When it was looked at.
+    """
+
+    records: list[Invocation]
+    counts: dict[str, int]
+    process: int
+    at: float
+
+
 class World:
     """What a seed stands for.
 
     Attributes:
         own_cids: What coordinators give as `orig_cid` outside any service.
         logged: How many lines they have logged.
-        epochs: Of each store that has come to its end: its records, and its counts.
+        epochs: Of each store that has come to its end.
         problems: What was seen to be wrong while it ran.
     """
 
     def __init__(self, loop: SeededLoop, seed: int, disk: Disk | None) -> None:
         self.loop = loop
         self.chance = Random(f"{seed} world")
-        self.shape = draw_shape(self.chance)
+        self.shape = draw_shape(self.chance, Random(f"{seed} shape"))
+        if disk is not None:
+            self.shape = self.shape._replace(retention=None)
         self.disk = disk
         self.journal = Journal()
         self.jobs: list[Job] = []
@@ -110,7 +126,7 @@ class World:
         self.dead: list[Life] = []
         self.services = Services(self)
         self.calls = Calls(self)
-        self.epochs: list[tuple[list[Invocation], dict[str, int]]] = []
+        self.epochs: list[Epoch] = []
         self.problems: list[str] = []
         self.left_cids: set[str] = set()
         self.own_cids: set[str] = set()
@@ -134,8 +150,9 @@ class World:
         shape = self.shape
         if self.disk is None:
             return MemoryBackend(
-                max_waiting=shape.max_waiting, park_for=shape.park_for, retention=_FOR_EVER,
-                dead_retention=_FOR_EVER,
+                max_waiting=shape.max_waiting, park_for=shape.park_for,
+                retention=shape.retention or _FOR_EVER,
+                dead_retention=2 * (shape.retention or _FOR_EVER),
             )  # fmt: skip
         return SimulatedSQLite(
             self.disk.path, synchronous="normal", max_waiting=shape.max_waiting,
@@ -144,6 +161,8 @@ class World:
 
     def new_job(self, *, is_child: bool = False) -> Job:
         job = draw_job(self.chance, len(self.jobs), is_child=is_child)
+        if self.shape.retention is not None:
+            job.key = None  # it would be another invocation after the first one is pruned
         self.jobs.append(job)
         return job
 
@@ -302,7 +321,8 @@ class World:
 
     async def _close_books(self, life: Life) -> None:
         records = await life.do(life.retry.search(limit=100_000))
-        self.epochs.append((records, await life.do(life.retry.counts())))
+        counts, at = await life.do(life.retry.counts()), self.loop.time()
+        self.epochs.append(Epoch(records, counts, life.process.number, at))
 
     def hear(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """What went wrong where nobody waited for it; nobody does in a process that died."""
