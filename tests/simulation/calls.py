@@ -13,6 +13,7 @@ import anyio
 from invoke_retry import CorrelationId, InvokeRetry
 
 from .plan import Job, draw_cut
+from .saying import refusal_text, value_text
 
 if TYPE_CHECKING:
     from .world import Life, World
@@ -30,12 +31,21 @@ class Calls:
         self._world = world
         self._made = 0
 
-    def begin(self, life: Life, what: str, ask: Asking, job: Job | None = None) -> None:
-        """Have a new caller ask."""
+    def begin(
+        self, life: Life, what: str, ask: Asking, job: Job | None = None, cid: str = "",
+        detail: str = "",
+    ) -> None:  # fmt: skip
+        """Have a new caller ask.
+
+        Args:
+            cid: Of which invocation.
+            detail: What else it asks for.
+        """
         self._made += 1
         loop, number = self._world.loop, self._made
         cut, seconds = draw_cut(self._world.chance)
-        task = life.spawn(self._call(life, number, what, ask, cut, seconds, job))
+        about = (what, cid, -1 if job is None else job.n, detail)
+        task = life.spawn(self._call(life, number, about, ask, cut, seconds))
         life.callers.add(task)
         task.add_done_callback(life.callers.discard)
         if cut == "cancel":
@@ -47,24 +57,25 @@ class Calls:
             task.cancel()
 
     async def _call(
-        self, life: Life, number: int, what: str, ask: Asking, cut: str, seconds: float,
-        job: Job | None,
+        self, life: Life, number: int, about: tuple[str, str, int, str], ask: Asking, cut: str,
+        seconds: float,
     ) -> None:  # fmt: skip
         CALLER.set(number)
         write = self._world.write
-        write("calls", number=-1 if job is None else job.n, text=what, caller=number)
+        what, cid, n, detail = about
+        write("calls", cid, n, what, number, detail)
         limited = cut in ("timeout", "scope")
         until = self._world.loop.time() + seconds
-        how = "?"
+        how = said = "?"
         try:
             if cut == "timeout":
                 async with asyncio.timeout(seconds):
-                    how = _text(await ask(life.retry))
+                    how, said = _told(await ask(life.retry))
             elif cut == "scope":
                 with anyio.fail_after(seconds):
-                    how = _text(await ask(life.retry))
+                    how, said = _told(await ask(life.retry))
             else:
-                how = _text(await ask(life.retry))
+                how, said = _told(await ask(life.retry))
         except asyncio.CancelledError as error:
             how = "own CancelledError" if error.args == ("own",) else "cut"
         except TimeoutError:
@@ -72,10 +83,10 @@ class Calls:
         except GeneratorExit:
             raise
         except BaseException as error:  # of a target, or of the coordinator
-            how = type(error).__name__
+            how, said = type(error).__name__, refusal_text(error)
         if limited and self._world.loop.time() >= until:
             write("limit", caller=number, text=f"{until}")
-        write("answer", number=-1 if job is None else job.n, text=how, caller=number)
+        write("answer", cid, n, how, number, said)
 
     # What they ask.
 
@@ -112,7 +123,7 @@ class Calls:
                 context="other", cid=job.key,
             )  # fmt: skip
 
-        self.begin(life, "conflict", ask)
+        self.begin(life, "conflict", ask, cid=str(job.key))
 
     def decide(self, life: Life, what: str, cid: str) -> None:
         """Cancel, hasten or redeliver an invocation."""
@@ -125,7 +136,7 @@ class Calls:
                 write(f"{what}!", cid)
             return done
 
-        self.begin(life, what, ask)
+        self.begin(life, what, ask, cid=cid)
 
     def resubmit(self, life: Life, job: Job, cid: str) -> None:
         """Have a failed one made again."""
@@ -136,7 +147,7 @@ class Calls:
             self._world.accepted(job, new, "resubmit")
             return new
 
-        self.begin(life, "resubmit", ask, job)
+        self.begin(life, "resubmit", ask, job, cid)
 
     def wait(self, life: Life, cid: str, timeout: float | None) -> None:
         """Wait for an outcome."""
@@ -147,7 +158,7 @@ class Calls:
             self._world.write("seen", cid, text=text)
             return None
 
-        self.begin(life, "wait", ask)
+        self.begin(life, "wait", ask, cid=cid, detail=json.dumps(timeout))
 
     def set_paused(self, life: Life, name: str, *, paused: bool) -> None:
         """Pause a service, or let it go on."""
@@ -158,5 +169,7 @@ class Calls:
         self.begin(life, f"{'pause' if paused else 'resume'} {name}", ask)
 
 
-def _text(answer: object) -> str:
-    return f"cid {answer}" if isinstance(answer, CorrelationId) else f"value {answer}"[:40]
+def _told(answer: object) -> tuple[str, str]:
+    said = value_text(answer)
+    text = f"cid {answer}" if isinstance(answer, CorrelationId) else f"value {said}"[:40]
+    return text, said

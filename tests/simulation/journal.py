@@ -13,8 +13,9 @@ class Line(NamedTuple):
         at: On the loop's clock.
         process: The number of the process in which it did; 0 outside of all.
         kind: See `world.World` and `calls.Calls`, which write them.
-        number: Of an attempt, a delivery, or a caller.
+        number: Of an attempt, a delivery, or a job.
         caller: In whose task it happened; 0 in the background.
+        detail: As JSON: what a service was to do, or came to; what a caller was told.
     """
 
     place: int
@@ -25,6 +26,7 @@ class Line(NamedTuple):
     number: int = 0
     text: str = ""
     caller: int = 0
+    detail: str = ""
 
     def shown(self) -> str:
         where = f" caller {self.caller}" if self.caller else ""
@@ -49,10 +51,11 @@ class Journal:
         number: int = 0,
         text: str = "",
         caller: int = 0,
+        detail: str = "",
     ) -> int:
         """Add a line; its index."""
         index = len(self.lines)
-        self.lines.append(Line(index, at, process, kind, cid, number, text, caller))
+        self.lines.append(Line(index, at, process, kind, cid, number, text, caller, detail))
         return index
 
     def shown(self) -> str:

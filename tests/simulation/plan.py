@@ -18,7 +18,8 @@ Cut = Literal["", "cancel", "timeout", "scope"]
 
 LINGER = 0.2
 """Seconds for which a stubborn service ignores that it was cancelled."""
-HANG = 6.0
+HANG, LONG_HANG = 6.0, 100.0
+RETENTION = 15.0
 TARGETS = ("a", "b", "c")
 CALLBACKS = ("told", "told.plain")
 
@@ -71,7 +72,12 @@ class Job:
 
 
 class Shape(NamedTuple):
-    """What holds for a whole run."""
+    """What holds for a whole run.
+
+    Attributes:
+        hang: Seconds that a service takes that hangs; longer than any grace and all that follows.
+        retention: Of finished ones, in memory; dead ones are kept twice as long. None: for ever.
+    """
 
     actions: int
     hurry: float
@@ -86,16 +92,23 @@ class Shape(NamedTuple):
     odds_of_restart: float
     look_seconds: float
     most_processes: int
+    hang: float
+    retention: float | None
 
     @property
-    def is_unhindered(self) -> bool:
-        """Whether everything begins exactly when it is due."""
-        return self.max_running == 100 and self.max_running_of_b is None and not self.has_pauses
+    def has_limits(self) -> bool:
+        """Whether something may have to wait until something else is over."""
+        return self.max_running < 100 or self.max_running_of_b is not None
 
 
-def draw_shape(chance: Random) -> Shape:
+def draw_shape(chance: Random, more: Random) -> Shape:
+    """Draw what holds for a run.
+
+    Args:
+        more: For what is drawn since the seeds of `kept.py` were found.
+    """
     pick = chance.choice
-    return Shape(
+    shape = Shape(
         actions=chance.randint(3, 12),
         hurry=pick((0.1, 1, 1, 1)),
         max_running=pick((1, 2, 3, 100, 100, 100)),
@@ -111,6 +124,12 @@ def draw_shape(chance: Random) -> Shape:
         odds_of_restart=pick((0, 0, 0.05, 0.15)),
         look_seconds=pick((0.05, 0.5, 0.5)),
         most_processes=pick((1, 1, 2)),
+        hang=HANG,
+        retention=None,
+    )
+    return shape._replace(
+        hang=LONG_HANG if more.random() < 0.3 and not shape.has_limits else HANG,
+        retention=RETENTION if more.random() < 0.15 else None,
     )
 
 

@@ -11,7 +11,8 @@ from invoke_retry import CallbackPayload, RetryAfter, ServiceRegistry, current_c
 
 from .calls import CALLER
 from .loop import PROCESS
-from .plan import HANG, LINGER, Order, Step
+from .plan import LINGER, Order, Step
+from .saying import error_text, value_text
 
 if TYPE_CHECKING:
     from .world import World
@@ -51,8 +52,11 @@ class Services:
         return await self._serve(order.n)
 
     async def _b(self, order: dict[str, int]) -> Any:
-        order["n"] += 1_000  # the next attempt must not see that
-        return await self._serve(order["n"] - 1_000)
+        n = order["n"]
+        if CALLER.get():  # whose payload all attempts in that task are given
+            n %= 1_000
+        order["n"] = n + 1_000  # the next attempt in the background must not see that
+        return await self._serve(n)
 
     async def _c(self, order: Any) -> Any:
         return await self._serve(order["n"])
@@ -61,17 +65,17 @@ class Services:
         call, write = current_call(), self._world.write
         steps = self._world.jobs[n].steps
         caller = CALLER.get()
-        write("begin", call.cid, call.attempt, caller=caller)
-        how = "?"
+        write("begin", call.cid, call.attempt, call.service, caller, str(n))
+        how = said = "?"
         try:
             value = await self._play(steps[min(call.attempt, len(steps)) - 1])
-            how = "ok"
+            how, said = "ok", value_text(value)
             return value
         except BaseException as error:
-            how = _how(error)
+            how, said = _how(error), error_text(error)
             raise
         finally:
-            write("end", call.cid, call.attempt, how, caller)
+            write("end", call.cid, call.attempt, how, caller, said)
 
     async def _told(self, outcome: CallbackPayload) -> None:
         await self._be_told(outcome.model_dump(mode="json"))
@@ -83,7 +87,8 @@ class Services:
         call, write = current_call(), self._world.write
         n: int = outcome["context"]["n"]
         steps = self._world.jobs[n].told
-        write("told", call.cid, call.attempt, json.dumps(outcome, sort_keys=True), CALLER.get())
+        text = json.dumps(outcome, sort_keys=True)
+        write("told", call.cid, call.attempt, text, CALLER.get(), str(n))
         how = "?"
         try:
             await self._play(steps[min(call.attempt, len(steps)) - 1])
@@ -98,7 +103,7 @@ class Services:
         kind, seconds = step
         try:
             if seconds or kind == "hang":
-                await asyncio.sleep(HANG if kind == "hang" else seconds)
+                await asyncio.sleep(self._world.shape.hang if kind == "hang" else seconds)
         except asyncio.CancelledError:
             process = PROCESS.get()
             if process is None or process.is_dead:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
 from collections.abc import Coroutine
 from contextlib import suppress
 from contextvars import copy_context
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 from invoke_retry import Invocation, InvokeRetry, ServiceRegistry
 from invoke_retry.backends import Backend, MemoryBackend
 
-from .calls import Calls
+from .calls import CALLER, Calls
 from .journal import Journal
 from .loop import PROCESS, Process, SeededLoop
 from .plan import CALLBACKS, TARGETS, Job, Order, draw_job, draw_shape
@@ -50,6 +49,7 @@ class Life:
             random=Random(world.chance.random()),
             hooks=[self._hear] if shape.is_observed else (),
         )
+        world.own_cids.add(self.retry.own_caller.cid)
 
     def add_services(self, names: tuple[str, ...]) -> None:
         self._world.services.register(self.services, names)
@@ -87,18 +87,36 @@ class Life:
         write("left")
 
 
+class Epoch(NamedTuple):
+    """A store that has come to its end.
+
+    Attributes:
+        process: The number of the last one that had it.
+        at: When it was looked at.
+    """
+
+    records: list[Invocation]
+    counts: dict[str, int]
+    process: int
+    at: float
+
+
 class World:
     """What a seed stands for.
 
     Attributes:
-        epochs: Of each store that has come to its end: its records, and its counts.
+        own_cids: What coordinators give as `orig_cid` outside any service.
+        logged: How many lines they have logged.
+        epochs: Of each store that has come to its end.
         problems: What was seen to be wrong while it ran.
     """
 
     def __init__(self, loop: SeededLoop, seed: int, disk: Disk | None) -> None:
         self.loop = loop
         self.chance = Random(f"{seed} world")
-        self.shape = draw_shape(self.chance)
+        self.shape = draw_shape(self.chance, Random(f"{seed} shape"))
+        if disk is not None:
+            self.shape = self.shape._replace(retention=None)
         self.disk = disk
         self.journal = Journal()
         self.jobs: list[Job] = []
@@ -108,31 +126,33 @@ class World:
         self.dead: list[Life] = []
         self.services = Services(self)
         self.calls = Calls(self)
-        self.epochs: list[tuple[list[Invocation], dict[str, int]]] = []
+        self.epochs: list[Epoch] = []
         self.problems: list[str] = []
         self.left_cids: set[str] = set()
+        self.own_cids: set[str] = set()
+        self.logged = 0
         self._processes = 0
         self._is_over = False
         Order.is_refused = False
 
     def write(
-        self, kind: str, cid: str = "", number: int = 0, text: str = "", caller: int = 0
-    ) -> None:
+        self, kind: str, cid: str = "", number: int = 0, text: str = "", caller: int = 0,
+        detail: str = "",
+    ) -> None:  # fmt: skip
         """Write a line into the journal, unless whoever does is dead."""
         process = PROCESS.get()
         if not self._is_over and (process is None or not process.is_dead):
-            at = self.loop.time()
-            self.journal.write(
-                at, process.number if process else 0, kind, str(cid), number, text, caller
-            )
+            at, by = self.loop.time(), process.number if process else 0
+            self.journal.write(at, by, kind, str(cid), number, text, caller, detail)
 
     def backend(self) -> Backend:
         """Where the next life keeps what it accepts."""
         shape = self.shape
         if self.disk is None:
             return MemoryBackend(
-                max_waiting=shape.max_waiting, park_for=shape.park_for, retention=_FOR_EVER,
-                dead_retention=_FOR_EVER,
+                max_waiting=shape.max_waiting, park_for=shape.park_for,
+                retention=shape.retention or _FOR_EVER,
+                dead_retention=2 * (shape.retention or _FOR_EVER),
             )  # fmt: skip
         return SimulatedSQLite(
             self.disk.path, synchronous="normal", max_waiting=shape.max_waiting,
@@ -141,12 +161,14 @@ class World:
 
     def new_job(self, *, is_child: bool = False) -> Job:
         job = draw_job(self.chance, len(self.jobs), is_child=is_child)
+        if self.shape.retention is not None:
+            job.key = None  # it would be another invocation after the first one is pruned
         self.jobs.append(job)
         return job
 
     def accepted(self, job: Job, cid: str, how: str) -> None:
         """Somebody has got an id."""
-        self.write("accepted", cid, job.n, how)
+        self.write("accepted", cid, job.n, how, CALLER.get())
         job.cids.append(cid)
         if cid not in self.by_cid:
             self.by_cid[cid] = job
@@ -299,7 +321,8 @@ class World:
 
     async def _close_books(self, life: Life) -> None:
         records = await life.do(life.retry.search(limit=100_000))
-        self.epochs.append((records, await life.do(life.retry.counts())))
+        counts, at = await life.do(life.retry.counts()), self.loop.time()
+        self.epochs.append(Epoch(records, counts, life.process.number, at))
 
     def hear(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """What went wrong where nobody waited for it; nobody does in a process that died."""
@@ -326,10 +349,9 @@ class Ears(logging.Handler):
     def __init__(self, world: World) -> None:
         super().__init__()
         self._world = world
-        self.lines = Counter[str]()
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.lines[record.levelname] += 1
+        self._world.logged += 1
         if record.levelno >= logging.ERROR:
             text = record.getMessage()
             if text.startswith("left with "):
