@@ -168,6 +168,25 @@ async def test_a_limit_of_what_waits(url: str) -> None:
         assert (await retry.counts())["waiting"] == 20
 
 
+async def test_a_burst_at_the_limit(url: str) -> None:
+    """Each looked before any of them was written, so that all of them found room."""
+    stage = Stage()
+    async with stage.retry(url, work=False, max_waiting=30) as retry:
+        accepts = [retry.invoke_async("echo", n, repeats=0, seconds=0) for n in range(200)]
+        found = await asyncio.gather(*accepts, return_exceptions=True)
+        refused = [each for each in found if isinstance(each, BackendFull)]
+        assert len(refused) == 170
+        assert (await retry.counts())["waiting"] == 30
+        cid = next(each for each in found if isinstance(each, CorrelationId))
+        number = (await retry.get(cid)).payload
+        again = await retry.invoke_async("echo", number, repeats=0, seconds=0, cid=cid)
+        assert again == cid  # it is one of them
+        assert await retry.cancel(cid)
+        await retry.invoke_async("echo", 1, repeats=0, seconds=0)
+        with pytest.raises(BackendFull):
+            await retry.invoke_async("echo", 1, repeats=0, seconds=0)
+
+
 async def test_a_connection_that_is_gone_while_a_claim_is_held(
     make_server: Callable[..., NatsServer],
 ) -> None:

@@ -217,8 +217,15 @@ class NATSBackend(Asked):
 
     async def accept(self, record: Record) -> Record:
         self._check(to_change=True)
-        if self.max_waiting is not None:
-            await self._room.make(record)
+        if self.max_waiting is None:
+            return await self._accept(record)
+        await self._room.take(record)
+        try:
+            return await self._accept(record)
+        finally:
+            self._room.give()
+
+    async def _accept(self, record: Record) -> Record:
         op = self._store.new_op()
         try:
             await self._store.use(record.target, record.callback)
@@ -226,7 +233,6 @@ class NATSBackend(Asked):
         except BackendError as error:
             raise BackendError(error.message, record.cid) from error
         if written is not None:
-            self._room.left -= 1
             self._waits.follow(record, written)
             return record
         try:
@@ -235,7 +241,7 @@ class NATSBackend(Asked):
             text = f"it is known already, and cannot be read: {error}"
             raise BackendError(text, record.cid) from error
         if known is None:  # it was there, and is pruned just now
-            return await self.accept(record)
+            return await self._accept(record)
         return record if known.op == op else known.record
 
     async def apply(
