@@ -105,6 +105,8 @@ def _error(evidence: Evidence, story: Story, record: Invocation) -> Iterator[str
 def _is_of(play: Play, name: str, message: str) -> bool:
     if play.end.text == "cut":
         return name == "TimeoutError"
+    if not play.is_own or play.end.text == "ok":
+        return False
     said: dict[str, str] = json.loads(play.end.detail)
     return (name, message) == (said["type"], said["message"])
 

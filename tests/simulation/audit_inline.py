@@ -57,6 +57,9 @@ def _waits(evidence: Evidence, job: Job, plays: list[Play]) -> Iterator[str]:
 
 def _answer(evidence: Evidence, calls: Line, answer: Line, job: Job, last: Play) -> Iterator[str]:
     """Whether the answer is what the last attempt implies."""
+    if not last.is_own:
+        yield f"is told {answer.text}, and its target still runs"
+        return
     how, said = last.end.text, json.loads(last.end.detail)
     told: Any = json.loads(answer.detail) if answer.detail != "?" else None
     if how == "ok":

@@ -60,6 +60,8 @@ def _pauses(evidence: Evidence, plays: list[Play]) -> Iterator[str]:
         )
         for play in plays:
             begin = play.begin
+            if evidence.is_memory and begin.process != own[0].process:
+                continue  # a pause is forgotten there with all else
             late = begin.at > own[-1].at + slack
             if late and own[-1].place < begin.place < until and _service(evidence, play) == name:
                 yield f"{name} is paused at {own[-1].at}, and begins at {begin.at}"

@@ -77,6 +77,7 @@ class Shape(NamedTuple):
     Attributes:
         hang: Seconds that a service takes that hangs; longer than any grace and all that follows.
         retention: Of finished ones, in memory; dead ones are kept twice as long. None: for ever.
+        odds_of_call: That somebody calls, and does not decide over what is known.
     """
 
     actions: int
@@ -94,6 +95,7 @@ class Shape(NamedTuple):
     most_processes: int
     hang: float
     retention: float | None
+    odds_of_call: float
 
     @property
     def has_limits(self) -> bool:
@@ -126,10 +128,14 @@ def draw_shape(chance: Random, more: Random) -> Shape:
         most_processes=pick((1, 1, 2)),
         hang=HANG,
         retention=None,
+        odds_of_call=0.6,
     )
+    hangs, prunes, is_decided_over = (more.random() < odds for odds in (0.3, 0.15, 0.2))
     return shape._replace(
-        hang=LONG_HANG if more.random() < 0.3 and not shape.has_limits else HANG,
-        retention=RETENTION if more.random() < 0.15 else None,
+        hang=LONG_HANG if hangs and not shape.has_limits else HANG,
+        retention=RETENTION if prunes else None,
+        odds_of_call=0.3 if is_decided_over else 0.6,
+        has_pauses=shape.has_pauses or is_decided_over,
     )
 
 

@@ -16,6 +16,7 @@ from invoke_retry.run import Run
 from invoke_retry.slots import Slots
 from invoke_retry.testing.virtual_loop import VirtualClock
 
+from .faults import FAULTS, Fault
 from .run import simulate
 
 pytestmark = pytest.mark.slow
@@ -30,6 +31,12 @@ def found(backend: str, *words: str, seeds: int = 150, start: int = 0) -> bool:
         if any(word in problem for problem in problems for word in words):
             return True
     return False
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+def test_a_planted_fault(monkeypatch: Patch, fault: Fault) -> None:
+    fault.plant(monkeypatch)
+    assert found(fault.backend, *fault.words, seeds=30, start=fault.start)
 
 
 def test_an_attempt_that_is_not_counted_before_it_runs(monkeypatch: Patch) -> None:

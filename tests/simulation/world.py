@@ -114,7 +114,7 @@ class World:
     def __init__(self, loop: SeededLoop, seed: int, disk: Disk | None) -> None:
         self.loop = loop
         self.chance = Random(f"{seed} world")
-        self.shape = draw_shape(self.chance, Random(f"{seed} shape"))
+        self.shape = draw_shape(self.chance, Random(f"{seed} special"))
         if disk is not None:
             self.shape = self.shape._replace(retention=None)
         self.disk = disk
@@ -197,7 +197,7 @@ class World:
             return
         life = chance.choice(self.lives)
         draw = chance.random()
-        if draw < 0.6 or not self.known:
+        if draw < shape.odds_of_call or not self.known:
             for _ in range(chance.choice((1, 1, 1, 2, 4))):
                 mode = chance.choice(("async", "async", "fallback", "fallback", "inline"))
                 self.calls.submit(life, self.new_job(), mode)
@@ -312,12 +312,21 @@ class World:
                 self.problems.append(f"nothing is left, but health says {health}")
         if self.disk is not None:
             await self._close_books(life)
+        elif self.shape.retention is not None:
+            await self._close_books(life)
+            await self._forget(life, self.shape.retention)
         for each in tuple(self.lives):
             if await each.over(each.spawn(each.leave())):
                 self.dead.append(each)
                 if self.disk is None:
                     await self._close_books(each)
         self.lives.clear()
+
+    async def _forget(self, life: Life, retention: float) -> None:
+        """Let the retention of all pass."""
+        await asyncio.sleep(2 * retention + 1)
+        if kept := await life.do(life.retry.search(limit=100_000)):
+            self.problems.append(f"I8: all are over, and {kept} are kept until now")
 
     async def _close_books(self, life: Life) -> None:
         records = await life.do(life.retry.search(limit=100_000))
