@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -34,4 +35,6 @@ def refusal_text(error: BaseException) -> str:
 def _error(error: BaseException) -> dict[str, Any]:
     cls = type(error)
     name = f"{cls.__module__}.{cls.__qualname__}".removeprefix("builtins.")
-    return {"type": name, "message": str(error)}
+    # anyio's cancellations name their scope by its address
+    is_foreign = isinstance(error, asyncio.CancelledError) and error.args != ("own",)
+    return {"type": name, "message": "" if is_foreign else str(error)}

@@ -48,7 +48,7 @@ def test_an_attempt_that_is_not_counted_before_it_runs(monkeypatch: Patch) -> No
             record.attempts -= 1
 
     monkeypatch.setattr(machine, "take_over", forget)
-    assert found("sqlite", "follows attempt", "more")
+    assert found("sqlite", "follows attempt", "more", start=70)
 
 
 def test_a_lost_callback(monkeypatch: Patch) -> None:
