@@ -23,7 +23,7 @@ from .kind import Paired, Told, echo, expect, tried
 from .values import Prickly, Text, text, value
 
 ONCE: dict[str, Any] = {"repeats": 0, "seconds": 0}
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
 _CID = re.compile(r"K0[0-7][0-9A-HJKMNP-TV-Z]{25}")
 _LOOKALIKES = "ILOU*.> \u0660\uff10é\ud800"
 _AT_A_TIME = 10

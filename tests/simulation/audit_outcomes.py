@@ -10,6 +10,7 @@ from invoke_retry import Invocation
 from .audit_attempts import wait_after
 from .evidence import HAIR, Evidence, Story, key
 
+_STORE_SECONDS = 0.5
 _FINAL = ("succeeded", "failed", "cancelled")
 _TOLD = ("ok", "reason", "attempts", "response", "response_omitted", "error")
 
@@ -101,7 +102,8 @@ def _deadline(evidence: Evidence, story: Story) -> Iterator[str]:
     if last is not None and last.has_failed and last.number <= policy.repeats:
         wait = max(0, last.end.at - at) + wait_after(last, policy)[1]
     passed = at - evidence.asked(story.cid)[0]
-    if passed + wait < policy.deadline - HAIR:
+    # an attempt is noted down from its claim on, which a store takes a while to write
+    if passed + wait < policy.deadline - (HAIR if evidence.is_memory else _STORE_SECONDS):
         yield f"ended for its deadline of {policy.deadline} s after {passed:g} s"
 
 

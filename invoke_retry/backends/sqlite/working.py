@@ -282,7 +282,8 @@ class Working:
             del self.held[cid]
 
     def amended(self, record: Record) -> None:
-        """Somebody has decided over it."""
-        self.held.pop(record.cid, None)
+        """Somebody has decided over it, and perhaps does not wait for that any more."""
+        if self.held.pop(record.cid, None) is not None:
+            self._runner.lost(record.cid)
         if record.due is not None:
             self.set_timer(record.due)
