@@ -96,8 +96,8 @@ def _error(evidence: Evidence, story: Story, record: Invocation) -> Iterator[str
         return
     if evidence.kills or not story.attempts or evidence.has_left(story.attempts[-1].end):
         return
-    if record.reason == "cancelled":
-        return  # while an attempt ran, or between two
+    if record.reason == "cancelled" or record.attempts > len(story.attempts):
+        return  # cut while an attempt ran, between two, or before its service was called
     if error is None or not _is_of(story.attempts[-1], error.type, error.message):
         yield f"its target raised {story.attempts[-1].end.detail}, and its record says {error}"
 

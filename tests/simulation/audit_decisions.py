@@ -49,6 +49,9 @@ def _run_now(evidence: Evidence, story: Story, calls: Line, answer: Line) -> Ite
         return
     service = later.begin.text
     if later.begin.kind == "told":
+        decided = evidence.decided_at(story.cid)
+        if decided is None or decided > calls.at:
+            return  # then it was an attempt that waited, and none was made any more
         service = evidence.job(story.cid).callback or ""
     late = evidence.lateness(service, calls, answer.at, later.begin)
     if late and answer.text == "value true":
