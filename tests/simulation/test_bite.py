@@ -7,8 +7,6 @@ from typing import Any
 import pytest
 
 from invoke_retry import machine
-from invoke_retry.backends.base import Claim
-from invoke_retry.backends.sqlite.working import Working
 from invoke_retry.background import Background
 from invoke_retry.inline import Inline
 from invoke_retry.record import Record
@@ -132,11 +130,3 @@ def test_a_claim_that_is_lost_before_it_was_begun(monkeypatch: Patch) -> None:
 
     monkeypatch.setattr(Background, "_lost", lose)
     assert found("sqlite", "after its outcome", start=50)
-
-
-def test_a_lost_claim_that_lets_go_of_the_new_one(monkeypatch: Patch) -> None:
-    def let_go(self: Working, claim: Claim) -> None:
-        self.held.pop(claim.record.cid, None)
-
-    monkeypatch.setattr(Working, "lost", let_go)
-    assert found("sqlite", "told twice at a time", "overlap", "follows")
