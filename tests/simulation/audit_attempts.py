@@ -132,16 +132,10 @@ def _in_time(
 def _counted(evidence: Evidence, story: Story) -> Iterator[str]:
     """Whether the record has as many attempts as were made."""
     record, made = evidence.records[story.cid], story.attempts
-    if evidence.kills or any(
-        evidence.has_left(each.begin) or _left(evidence, each) for each in made
-    ):
+    if evidence.kills or any(map(evidence.meets_leaving, made)):
         return
     unmade = record.reason in ("cancelled", "deadline", "abandoned")  # cut before it began
     most = 1 if unmade else 0
     last = made[-1].number if made else 0
     if not 0 <= record.attempts - last <= most:
         yield f"made {last} attempts, and says {record.attempts}"
-
-
-def _left(evidence: Evidence, play: Play) -> bool:
-    return evidence.has_left(play.end)

@@ -8,7 +8,7 @@ from typing import Any
 
 from invoke_retry import Invocation
 
-from .evidence import Evidence, Play, Story, key
+from .evidence import Evidence, Play, Story, of_each_record
 from .loop import EPOCH
 from .saying import ODD
 
@@ -16,10 +16,7 @@ _MILLI = 1e-3
 
 
 def check(evidence: Evidence) -> Iterator[str]:
-    for cid, record in evidence.records.items():
-        story = evidence.stories[cid]
-        for text in _one(evidence, story, record):
-            yield f"{key(cid)} {text}"
+    return of_each_record(evidence, _one)
 
 
 def _one(evidence: Evidence, story: Story, record: Invocation) -> Iterator[str]:

@@ -8,17 +8,14 @@ from itertools import pairwise
 from invoke_retry import Invocation
 
 from .audit_attempts import wait_after
-from .evidence import HAIR, Evidence, Play, Story, key
+from .evidence import HAIR, Evidence, Play, Story, of_each_record
 from .plan import LINGER
 
 _FINAL = ("succeeded", "failed", "cancelled")
 
 
 def check(evidence: Evidence) -> Iterator[str]:
-    for cid, record in evidence.records.items():
-        story = evidence.stories[cid]
-        for text in _one(evidence, story, record):
-            yield f"{key(cid)} {text}"
+    return of_each_record(evidence, _one)
 
 
 def _one(evidence: Evidence, story: Story, record: Invocation) -> Iterator[str]:

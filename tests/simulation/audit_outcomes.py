@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from invoke_retry import Invocation
 
 from .audit_attempts import wait_after
-from .evidence import HAIR, Evidence, Story, key
+from .evidence import HAIR, Evidence, Story, of_each_record
 
 _STORE_SECONDS = 0.5
 _FINAL = ("succeeded", "failed", "cancelled")
@@ -16,10 +16,7 @@ _TOLD = ("ok", "reason", "attempts", "response", "response_omitted", "error")
 
 
 def check(evidence: Evidence) -> Iterator[str]:
-    for cid, record in evidence.records.items():
-        story = evidence.stories[cid]
-        for text in _one(evidence, story, record):
-            yield f"{key(cid)} {text}"
+    return of_each_record(evidence, _one)
 
 
 def _one(evidence: Evidence, story: Story, record: Invocation) -> Iterator[str]:
@@ -56,9 +53,7 @@ def _kept(evidence: Evidence, story: Story, record: Invocation) -> Iterator[str]
     reason = record.reason
     if story.of("cancel!") and reason != "cancelled":
         yield f"I3: was cancelled, and is {reason}"
-    has_left = any(
-        evidence.has_left(each.begin) or evidence.has_left(each.end) for each in story.attempts
-    )
+    has_left = any(map(evidence.meets_leaving, story.attempts))
     last = story.attempts[-1].end.text if story.attempts else ""
     may_be_so = reason in ("succeeded", "cancelled", "deadline") or evidence.kills or has_left
     if last == "ok" and not may_be_so:

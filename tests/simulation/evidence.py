@@ -7,7 +7,7 @@ and processes wrote down themselves.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import inf
@@ -227,6 +227,10 @@ class Evidence:
         leaving = self.leavings.get(line.process)
         return leaving is not None and line.at >= leaving.at
 
+    def meets_leaving(self, play: Play) -> bool:
+        """Whether it began or ended while its process was being left, or at that moment."""
+        return self.has_left(play.begin) or self.has_left(play.end)
+
     def is_cut_by_leaving(self, process: int, at: float) -> bool:
         """Whether its process had been waiting for its work as long as it may."""
         leaving = self.leavings.get(process)
@@ -276,6 +280,15 @@ class Evidence:
     def _is_leaving(self, leaving: Line, first: int, second: int) -> bool:
         end = self.ends.get(leaving.process)
         return leaving.place <= second and (end is None or end.place >= first)
+
+
+def of_each_record(
+    evidence: Evidence, audit: Callable[[Evidence, Story, Invocation], Iterable[str]]
+) -> Iterator[str]:
+    """What is wrong with each invocation, under its name."""
+    for cid, record in evidence.records.items():
+        for text in audit(evidence, evidence.stories[cid], record):
+            yield f"{key(cid)} {text}"
 
 
 def key(cid: str) -> str:

@@ -203,12 +203,11 @@ class Working:
         Args:
             held: What was held when it was asked what is lost.
         """
-        self._runner.hold_back(paused)
         for cid in lost:
             if self.held.get(cid) == held[cid]:
                 del self.held[cid]
                 self._runner.lost(cid)
-        self.may_be_due()
+        self.heed_paused(paused)
 
     def heed_paused(self, paused: frozenset[str]) -> None:
         """These services are paused now."""
