@@ -227,11 +227,8 @@ class NATSBackend(Asked):
 
     async def _accept(self, record: Record) -> Record:
         op = self._store.new_op()
-        try:
-            await self._store.use(record.target, record.callback)
-            written = await self._store.write(record, op, None, 0)
-        except BackendError as error:
-            raise BackendError(error.message, record.cid) from error
+        await self._store.use(record.target, record.callback)
+        written = await self._store.write(record, op, None, 0)
         if written is not None:
             self._waits.follow(record, written)
             return record
